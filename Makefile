@@ -1,0 +1,45 @@
+# Two commands for a newcomer: `make demo` and `make test`. `make check` is what CI runs.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SHARED ?= ../shared
+
+.PHONY: demo test check format clips bench clean
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+# Draw a short cartoon with sound, enlarge it four times, show one frame before and after.
+demo: $(VENV)/installed
+	$(BIN)/vidsr demo demo
+
+test: $(VENV)/installed-test
+	VIDSR_SHARED=$(SHARED) $(BIN)/python -m pytest
+
+check: $(VENV)/installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(MAKE) test
+
+format: $(VENV)/installed-test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Every real and awkward clip, whole, with the real network: minutes, so not part of `check`.
+clips: $(VENV)/installed-test
+	$(BIN)/python benchmarks/clips.py $(SHARED)/clips
+
+bench: $(VENV)/installed-test
+	$(BIN)/python benchmarks/pipeline.py $(SHARED)/clips/real
+
+clean:
+	rm -rf $(VENV) demo dist build .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,236 @@
+import dataclasses
+import pickle
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from vidsr.errors import ModelError
+from vidsr.evaluation.evaluate import read_picture
+from vidsr.evaluation.metrics import to_tensor
+from vidsr.models import card as card_module
+from vidsr.models.card import ModelCard
+from vidsr.models.compact import Compact, CompactOptions
+from vidsr.models.load import build, describe, load, read_state, resolve
+from vidsr.models.rrdb import RRDBNet, RRDBOptions
+from vidsr.models.srgan import MSRResNet, SRGANGenerator, SRGANOptions
+
+NETWORKS = {
+    "compact": Compact(CompactOptions(scale=3, channels=6, blocks=2)),
+    "compact-x2": Compact(CompactOptions(scale=2, channels=5, blocks=1)),
+    "srgan": SRGANGenerator(SRGANOptions(scale=4, channels=4, blocks=2)),
+    "srgan-x3": SRGANGenerator(SRGANOptions(scale=3, channels=4, blocks=1)),
+    "msrresnet": MSRResNet(SRGANOptions(scale=4, channels=4, blocks=2)),
+    "msrresnet-x2": MSRResNet(SRGANOptions(scale=2, channels=4, blocks=1)),
+    "rrdb": RRDBNet(RRDBOptions(scale=4, channels=8, blocks=2, growth=4)),
+    "rrdb-x2": RRDBNet(RRDBOptions(scale=2, channels=8, blocks=1, growth=4)),
+}
+
+
+def save_bare(state, path):
+    torch.save(state, path)
+    return path
+
+
+def save_under(key):
+    return lambda state, path: save_bare({key: state}, path)
+
+
+def save_parallel(state, path):
+    return save_bare({"params": {f"module.{k}": v for k, v in state.items()}}, path)
+
+
+def save_safe(state, path):
+    path = path.with_suffix(".safetensors")
+    save_file(state, path)
+    return path
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A small public-style checkpoint."""
+    return save_bare(NETWORKS["compact"].state_dict(), tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("save", [save_bare, save_under("params"), save_parallel, save_safe])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_public_checkpoints_are_recognized_and_give_the_same_picture(tmp_path, name, save):
+    original = NETWORKS[name]
+    card, path = resolve(str(save(original.state_dict(), tmp_path / "net.pth")))
+    assert card.network == name.split("-")[0]
+    assert {"scale": card.scale, **card.sizes} == dataclasses.asdict(original.options)
+    assert card.halo == min(original.reach, 64)
+    network = load(card, path)
+    assert not network.training
+    picture = torch.rand(1, 3, 9, 11)
+    with torch.inference_mode():
+        assert torch.equal(network(picture), original(picture))
+
+
+def test_averaged_weights_are_preferred(tmp_path):
+    ours = NETWORKS["compact"].state_dict()
+    others = {key: torch.zeros_like(value) for key, value in ours.items()}
+    path = save_bare({"params": others, "params_ema": ours}, tmp_path / "net.pth")
+    assert torch.equal(read_state(path)["body.0.weight"], ours["body.0.weight"])
+
+
+def test_half_precision_checkpoints_are_loaded_as_fp32(tmp_path):
+    state = {key: value.half() for key, value in NETWORKS["srgan"].state_dict().items()}
+    network = load(*resolve(str(save_bare(state, tmp_path / "net.pth"))))
+    assert {weight.dtype for weight in network.parameters()} == {torch.float32}
+
+
+def test_animevideov3_gives_what_ncnn_gives(shared: Path, record_property):
+    ncnn = pytest.importorskip("ncnn")
+    path = shared / "peers" / "realesr-animevideov3.pth"
+    card, _ = resolve(str(path))
+    assert (card.network, card.scale) == ("compact", 4)
+    assert card.sizes == {"channels": 64, "blocks": 16}
+    picture = to_tensor(read_picture(shared / "bench" / "Set5" / "img_001.png")[100:148, 100:164])
+    with torch.inference_mode():
+        ours = load(card, path)(picture)[0].numpy()
+
+    net = ncnn.Net()
+    net.opt.num_threads = 1
+    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
+    net.load_param(str(path.with_name("realesr-animevideov3-x4.param")))
+    net.load_model(str(path.with_name("realesr-animevideov3-x4.bin")))
+    extractor = net.create_extractor()
+    planes = np.ascontiguousarray(picture[0].numpy())  # ncnn borrows its memory
+    extractor.input("data", ncnn.Mat(planes))
+    _, output = extractor.extract("output")
+
+    psnr = -10 * np.log10(np.mean((ours - np.array(output)) ** 2))
+    record_property("psnr", psnr)
+    print(f"vidsr against ncnn: {psnr:.1f} dB")  # noqa: T201 - shown by pytest -rP
+    assert psnr >= 60  # the .bin holds fp16 weights; 76 dB were measured
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path):
+    trace = tmp_path / "executed"
+
+    class Attack:
+        def __reduce__(self):
+            return (Path.touch, (trace,))
+
+    for number, content in enumerate([Attack(), {"params": {"body.0.weight": Attack()}}]):
+        path = tmp_path / f"attack{number}.pth"
+        torch.save(content, path)
+        with pytest.raises(ModelError, match="not a checkpoint that is safe to load"):
+            describe(path)
+        path.write_bytes(pickle.dumps(content))
+        with pytest.raises(ModelError):
+            describe(path)
+    assert not trace.exists()
+
+
+def test_weights_of_another_hash_are_refused(checkpoint):
+    card = dataclasses.replace(describe(checkpoint), sha256="f" * 64)
+    with pytest.raises(ModelError, match=r"not those of the card.*ffffffffffff"):
+        load(card, checkpoint)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_truncated_files_are_refused(tmp_path, suffix):
+    save = save_safe if suffix == ".safetensors" else save_bare
+    whole = save(NETWORKS["srgan"].state_dict(), tmp_path / "whole.pth").read_bytes()
+    path = tmp_path / f"cut{suffix}"
+    for length in [0, 1, 7, 8, 100, 1000, len(whole) // 2, len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(ModelError, match=f"cut{suffix}"):
+            describe(path)
+
+
+def test_altered_files_raise_nothing_but_model_errors(tmp_path, checkpoint):
+    whole = np.frombuffer(checkpoint.read_bytes(), np.uint8)
+    pickled = np.frombuffer(pickle.dumps({"a": [1, 2.5, "text"]}), np.uint8)
+    rng = np.random.default_rng(3)
+    path = tmp_path / "altered.pth"
+    for original in [whole] * 60 + [pickled] * 60:
+        altered = original.copy()
+        altered[rng.integers(0, len(altered), 8)] = rng.integers(0, 256, 8, dtype=np.uint8)
+        path.write_bytes(altered.tobytes())
+        with suppress(ModelError):
+            load(describe(path), path)
+
+
+@pytest.mark.parametrize("name", ["gone.pth", "gone.safetensors", "folder.pth"])
+def test_missing_files_are_named(tmp_path, name):
+    (tmp_path / "folder.pth").mkdir()
+    with pytest.raises(ModelError, match=name):
+        resolve(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_text_is_not_a_checkpoint(tmp_path, suffix):
+    path = tmp_path / f"notes{suffix}"
+    path.write_text("Dear weights,\nwhere are you?\n" * 9)
+    with pytest.raises(ModelError, match="is not a"):
+        describe(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "holds no tensors"),
+        ([1, 2], "holds no tensors"),
+        ({"epoch": 3}, "more than named tensors"),
+        ({"weight": torch.zeros(3)}, "not a network that vidsr knows"),
+        ({"head.0.weight": torch.zeros(0, 3, 9, 9)}, "not a network that vidsr knows"),
+        # Names that claim millions of layers must cost nothing.
+        ({"body.0.weight": torch.zeros(4, 3, 3, 3), "body.99999999999.weight": torch.zeros(9)},
+         "not a network that vidsr knows"),
+        ({"head.0.weight": torch.zeros(4, 3, 9, 9), "upsample.0.0.weight": torch.zeros(16, 4, 3, 3),
+          "trunk.99999999999.conv1.weight": torch.zeros(1)}, "more|another"),
+    ],
+)  # fmt: skip
+def test_checkpoints_of_nothing_that_we_know_are_refused(tmp_path, content, message):
+    path = tmp_path / "other.pth"
+    torch.save(content, path)
+    with pytest.raises(ModelError, match=message):
+        load(describe(path), path)
+
+
+def test_shapes_that_do_not_fit_are_shown(checkpoint):
+    card = dataclasses.replace(describe(checkpoint), sizes={"channels": 8, "blocks": 2})
+    with pytest.raises(ModelError, match=r"body\.0\.bias the file has \(6,\), the network \(8,\)"):
+        load(card, checkpoint)
+    card = dataclasses.replace(describe(checkpoint), sizes={"channels": 6, "blocks": 3})
+    with pytest.raises(ModelError, match=r"no such tensor|the network \("):
+        load(card, checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"network": "resnet"}, "unknown network 'resnet'; there are compact, srgan"),
+        ({"sizes": {"depth": 3}}, "do not fit compact"),
+        ({"sizes": {"channels": "many"}}, "do not fit compact"),
+        ({"sizes": {"channels": -1}}, "do not fit compact"),
+    ],
+)
+def test_cards_of_impossible_networks_are_refused(checkpoint, change, message):
+    with pytest.raises(ModelError, match=message):
+        build(dataclasses.replace(describe(checkpoint), **change))
+
+
+def test_a_card_beside_the_weights_is_used(checkpoint):
+    mine = dataclasses.replace(describe(checkpoint), summary="mine", half=False)
+    mine.write(checkpoint.with_suffix(".json"))
+    assert resolve(str(checkpoint)) == (mine, checkpoint)
+
+
+def test_shipped_models_are_resolved_by_name(tmp_path, monkeypatch):
+    path = save_safe(NETWORKS["srgan"].state_dict(), tmp_path / "good.pth")
+    describe(path).write(tmp_path / "good.json")
+    monkeypatch.setattr(card_module, "weights_dir", lambda: tmp_path)
+    monkeypatch.setattr("vidsr.models.load.weights_dir", lambda: tmp_path)
+    card, found = resolve("good")
+    assert isinstance(card, ModelCard)
+    assert found == path
+    assert build(card).options == NETWORKS["srgan"].options
+    with pytest.raises(ModelError, match="did you mean good"):
+        resolve("goood")

@@ -1,0 +1,73 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vidsr.errors import RequestError
+from vidsr.evaluation.metrics import shrink
+from vidsr.training.data import Crops, load_pictures
+
+
+def save_noise(path, height=40, width=50, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+def test_pictures_come_in_the_order_of_their_paths(tmp_path):
+    second, first = save_noise(tmp_path / "b.png", seed=1), save_noise(tmp_path / "a/z.png", seed=2)
+    pictures = load_pictures([tmp_path], min_side=16)
+    assert [picture.dtype for picture in pictures] == [torch.uint8] * 2
+    assert np.array_equal(pictures[0].permute(1, 2, 0).numpy(), first)
+    assert np.array_equal(pictures[1].permute(1, 2, 0).numpy(), second)
+
+
+def test_broken_and_small_pictures_are_skipped_and_named(tmp_path, caplog):
+    save_noise(tmp_path / "good.png")
+    save_noise(tmp_path / "small.png", height=15)
+    whole = (tmp_path / "good.png").read_bytes()
+    (tmp_path / "broken.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    with caplog.at_level(logging.WARNING, "vidsr.training"):
+        assert len(load_pictures([tmp_path], min_side=16)) == 1
+    for name in ("small.png: smaller", "broken.png: not a readable", "empty.jpg: not a readable"):
+        assert name in caplog.text
+
+
+def test_folders_without_usable_pictures_are_refused(tmp_path):
+    with pytest.raises(RequestError, match=r"no picture of at least 16x16 pixels among 0 files"):
+        load_pictures([tmp_path], min_side=16)
+    save_noise(tmp_path / "small.png", width=8)
+    with pytest.raises(RequestError, match=r"among 1 files in .*"):
+        load_pictures([tmp_path], min_side=16)
+    with pytest.raises(RequestError, match="no such folder"):
+        load_pictures([tmp_path / "gone"], min_side=16)
+
+
+def test_one_seed_gives_the_same_batches():
+    pictures = [torch.randint(256, (3, 30, 40), dtype=torch.uint8) for _ in range(3)]
+    crops = Crops(pictures, scale=3, patch=6, batch=4)
+    first, second = (torch.Generator().manual_seed(5) for _ in range(2))
+    for _ in range(3):
+        ours, theirs = crops.draw(first), crops.draw(second)
+        assert torch.equal(ours[0], theirs[0])
+        assert torch.equal(ours[1], theirs[1])
+
+
+def test_batches_are_pairs_of_the_right_shape_and_range():
+    crops = Crops([torch.randint(256, (3, 18, 18), dtype=torch.uint8)], scale=3, patch=6, batch=4)
+    low_res, high_res = crops.draw(torch.Generator().manual_seed(0))
+    assert low_res.shape == (4, 3, 6, 6)
+    assert high_res.shape == (4, 3, 18, 18)
+    assert 0 <= float(high_res.min()) <= float(high_res.max()) <= 1
+    assert torch.equal(shrink(high_res, 3), low_res)
+
+
+def test_all_eight_turns_of_a_picture_are_drawn():
+    picture = torch.arange(3 * 4 * 4, dtype=torch.uint8).reshape(3, 4, 4)
+    crops = Crops([picture], scale=2, patch=2, batch=200)
+    _, high_res = crops.draw(torch.Generator().manual_seed(0))
+    assert len(torch.unique(high_res, dim=0)) == 8

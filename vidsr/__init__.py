@@ -1,0 +1,39 @@
+"""vidsr makes video and pictures larger, frame by frame, and loses nothing on the way.
+
+The map of rooms, from the top floor down; imports go down only:
+
+    cli          words -> Job; events -> a progress bar or JSON lines; the only room that prints
+    api          the library: upscale(), Upscaler
+    job          THE MAIN PATH: Job, plan(job), run(plan)    | training   how weights are made
+    planning     the decisions of a plan
+    pipeline     decode | compute | encode, overlapped       | evaluation how good a picture is
+    stages       what happens to one picture: tensor in, tensor out
+    media        files and colour    | engines  a network on a device
+    models       networks and cards  | tiling   cut into tiles, blend them back
+    frame        Frame, ColorSpec, PixelLayout
+    errors       everything that can go wrong, with its exit code
+
+    import vidsr
+    vidsr.upscale("old.mp4", "new.mp4", scale=4)
+    larger = vidsr.Upscaler("fast-x4")(picture)
+
+Importing vidsr loads nothing heavy; the first use of a name does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Upscaler", "__version__", "upscale"]
+
+if TYPE_CHECKING:
+    from vidsr.api import Upscaler, upscale
+
+
+def __getattr__(name: str) -> Any:
+    if name in {"upscale", "Upscaler"}:
+        from vidsr import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'vidsr' has no attribute {name!r}")

@@ -1,0 +1,506 @@
+"""The command line: words -> Job; events -> a progress bar or JSON lines. Only this room prints.
+
+Everything heavy is imported inside the commands, so that `vidsr --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from vidsr import __version__
+from vidsr.errors import Interrupted, RequestError, VidsrError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+    from vidsr.job import Job, Plan, Progress, Result, StillPlan
+    from vidsr.media.probe import VideoInfo
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Make video and pictures larger: a trained network on every frame, nothing lost.",
+)
+train_app = typer.Typer(no_args_is_help=True, help="Train a network from folders of pictures.")
+evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a network on folders of pictures.")
+app.add_typer(train_app, name="train")
+app.add_typer(evaluate_app, name="evaluate")
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+class PrecisionWord(StrEnum):
+    """What `--precision` takes."""
+
+    auto = "auto"
+    fp16 = "fp16"
+    bf16 = "bf16"
+    fp32 = "fp32"
+
+
+Source = Annotated[Path, typer.Argument(help="A video or a picture.", metavar="INPUT")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+
+
+@app.command()
+def upscale(
+    source: Source,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The new file; default: beside the input.")
+    ] = None,
+    scale: Annotated[int | None, typer.Option(help="2, 3 or 4; default: 4 up to 4K, else 2.")] = None,
+    size: Annotated[str | None, typer.Option(help="Exact displayed size, WxH.")] = None,
+    height: Annotated[int | None, typer.Option(help="Exact displayed height in pixels.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A family or member (`vidsr models`), or a checkpoint file.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    precision: Annotated[
+        PrecisionWord, typer.Option(help="auto measures what is fast here.")
+    ] = PrecisionWord.auto,
+    tile: Annotated[
+        str, typer.Option(help="Side of a tile in input pixels, or auto.", metavar="auto|N")
+    ] = "auto",
+    overlap: Annotated[int, typer.Option(help="Input pixels over which tiles are blended.")] = 16,
+    threads: Annotated[int | None, typer.Option(help="Of the network on a processor.")] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="FFmpeg's name: libx264 (default), libx265, libsvtav1, ffv1, ..."),
+    ] = None,
+    crf: Annotated[float | None, typer.Option(help="Quality, on the encoder's scale.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Speed, by the encoder's names.")] = None,
+    enc: Annotated[
+        list[str] | None, typer.Option(help="Any option of the encoder.", metavar="KEY=VALUE")
+    ] = None,
+    pix_fmt: Annotated[str | None, typer.Option(help="FFmpeg's name, such as yuv444p.")] = None,
+    start: Annotated[str | None, typer.Option(help="Where to begin: seconds or [H:]M:S.")] = None,
+    end: Annotated[str | None, typer.Option(help="Where to stop: seconds or [H:]M:S.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Damaged input is an error.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, do nothing.")] = False,
+    as_json: Json = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")] = False,
+) -> None:
+    """Enlarge a video or a picture; sound, subtitles and every frame come along."""
+    with _reporting(as_json):
+        from vidsr.job import Job, plan, run
+        from vidsr.media.encoders import EncoderRequest
+        from vidsr.media.reader import Trim
+        from vidsr.planning import EngineRequest, SizeRequest
+
+        job = Job(
+            source=source,
+            destination=output,
+            size=SizeRequest(scale=scale, size=_parse_size(size), height=height),
+            engine=EngineRequest(
+                model, device, precision.value, _parse_tile(tile), overlap, threads
+            ),
+            encoder=EncoderRequest(encoder, crf, preset, _parse_pairs(enc or []), pix_fmt),
+            trim=Trim(_parse_time(start), _parse_time(end)),
+            overwrite=overwrite,
+            strict=strict,
+        )
+        planned = plan(job, cache_dir=_cache_dir())
+        if dry_run:
+            _print_plan(planned, as_json)
+            return
+        draw = _draw_json if as_json else _draw_nothing if quiet else _draw
+        draw(planned, run(planned))
+
+
+@app.command()
+def info(source: Source, as_json: Json = False) -> None:
+    """Show what is inside a file and what upscaling would do with it."""
+    with _reporting(as_json):
+        from vidsr.job import Job, plan
+
+        _print_plan(plan(Job(source=source, overwrite=True), cache_dir=_cache_dir()), as_json)
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the weights that ship with vidsr, with their measured figures."""
+    with _reporting(as_json):
+        from rich.table import Table
+
+        from vidsr.models.card import shipped_cards
+
+        cards = shipped_cards()
+        if as_json:
+            for card in cards:
+                _print_json(dataclasses.asdict(card))
+            return
+        table = Table("model", "scale", "network", "PSNR-Y (bicubic), dB", box=None)
+        for card in cards:
+            figures = [
+                f"{name} {figure['psnr_y']:.2f} ({figure['bicubic_psnr_y']:.2f})"
+                for name, figure in card.measured.items()
+            ]
+            table.add_row(card.name, f"x{card.scale}", card.summary, "  ".join(figures))
+        console.print(table)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where to put the files.")] = Path("demo"),
+    scale: Annotated[int, typer.Option(help="2, 3 or 4.")] = 4,
+) -> None:
+    """Draw a short cartoon with sound, enlarge it, and show one frame before and after."""
+    with _reporting(as_json=False):
+        from vidsr.evaluation.compare import before_after
+        from vidsr.job import Job, plan, run
+        from vidsr.media.demo import draw_demo_clip
+        from vidsr.media.snapshot import frame_at
+        from vidsr.planning import SizeRequest
+
+        folder.mkdir(parents=True, exist_ok=True)
+        clip, larger = folder / "demo.mp4", folder / f"demo-x{scale}.mp4"
+        draw_demo_clip(clip)
+        job = Job(clip, larger, SizeRequest(scale=scale), overwrite=True)
+        planned = plan(job, cache_dir=_cache_dir())
+        _draw(planned, run(planned))
+        sheet = folder / "before-after.png"
+        before_after(frame_at(clip, 30), frame_at(larger, 30), sheet)
+        console.print(f"before and after: {sheet}")
+
+
+@train_app.command("upscale")
+def train_upscale(
+    data: Annotated[list[Path], typer.Option(help="Folder of pictures; may be repeated.")],
+    name: Annotated[str, typer.Option(help="Of the weights.")] = "mine-x4",
+    validation: Annotated[
+        list[Path] | None, typer.Option(help="Folder of pictures to measure on.")
+    ] = None,
+    network: Annotated[str, typer.Option(help="compact or srgan.")] = "compact",
+    scale: Annotated[int, typer.Option(help="2, 3 or 4.")] = 4,
+    channels: Annotated[int, typer.Option(help="Width of the network.")] = 32,
+    blocks: Annotated[int, typer.Option(help="Depth of the network.")] = 8,
+    minutes: Annotated[float | None, typer.Option(help="The budget.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Or the length in iterations.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Of the processor.")] = None,
+    seed: Annotated[int, typer.Option(help="Of all random draws.")] = 0,
+    run_dir: Annotated[Path, typer.Option("--run", help="Folder of the run.")] = Path("runs"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after a kill.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train an upscaling network and export it as weights with a card."""
+    with _reporting(as_json):
+        import torch
+
+        from vidsr.training.srgan import UpscaleRecipe, train
+
+        if threads:
+            torch.set_num_threads(threads)
+        if network not in {"compact", "srgan"}:
+            raise RequestError(f"--network {network}: compact and srgan can be trained")
+        recipe = UpscaleRecipe(
+            name=name,
+            data=tuple(data),
+            validation=tuple(validation or ()),
+            network="compact" if network == "compact" else "srgan",
+            scale=scale,
+            channels=channels,
+            blocks=blocks,
+            minutes=minutes,
+            steps=steps,
+            seed=seed,
+        )
+        folder = run_dir / name
+        _draw_training(train(recipe, folder, resume=resume), as_json)
+        console.print(f"weights: {folder / name}.safetensors")
+
+
+@evaluate_app.command("upscale")
+def evaluate_upscale(
+    data: Annotated[list[Path], typer.Option(help="Folder of originals; may be repeated.")],
+    model: Annotated[str, typer.Option(help="A shipped model or a checkpoint file.")],
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """PSNR-Y and SSIM-Y of a model beside bicubic, as the literature measures them."""
+    with _reporting(as_json):
+        from vidsr.api import Upscaler
+        from vidsr.evaluation.evaluate import UpscaleReport, evaluate_upscale
+
+        upscaler = Upscaler(model, device=device)
+        for folder in data:
+            for item in evaluate_upscale(upscaler, upscaler.scale, folder):
+                if not isinstance(item, UpscaleReport):
+                    _print_score(item, as_json)
+                elif as_json:
+                    console.print(item.to_json(), soft_wrap=True)
+                else:
+                    _print_score(dataclasses.replace(item.mean, name=f"mean of {folder}"), as_json)
+
+
+def main() -> NoReturn:
+    """Entry point: run the command and exit with its class's code."""
+    logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
+    app(prog_name="vidsr")
+    raise SystemExit(0)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        console.print(f"vidsr {__version__}")
+        raise typer.Exit
+
+
+# Failing: one sentence and the exit code of its class.
+
+
+@contextlib.contextmanager
+def _reporting(as_json: bool) -> Iterator[None]:
+    """Turn errors into one sentence; let SIGTERM end a run as cleanly as Ctrl-C does."""
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        _fail(Interrupted("interrupted; nothing was written"), as_json)
+    except BrokenPipeError:
+        os._exit(0)  # whoever read our output has gone
+    except VidsrError as exc:
+        _fail(exc, as_json)
+
+
+def _fail(error: VidsrError, as_json: bool) -> NoReturn:
+    if as_json:
+        _print_json({"event": "error", "type": type(error).__name__, "message": str(error)})
+    else:
+        errors.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
+    raise typer.Exit(error.exit_code)
+
+
+# Words -> values.
+
+
+def _parse_size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise RequestError(f"--size {text} is not WxH, such as 1920x1080")
+    return int(width), int(height)
+
+
+def _parse_tile(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal():
+        raise RequestError(f"--tile {text} is neither auto nor a number of pixels")
+    return int(text)
+
+
+def _parse_pairs(pairs: list[str]) -> dict[str, str]:
+    for pair in pairs:
+        if "=" not in pair:
+            raise RequestError(f"--enc {pair} is not KEY=VALUE")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _parse_time(text: str | None) -> Fraction | None:
+    """Seconds of `12.5`, `1:30` or `1:02:03.5`."""
+    if text is None:
+        return None
+    try:
+        parts = [Fraction(part) for part in text.split(":")]
+    except ValueError as exc:
+        raise RequestError(f"{text!r} is no time; write seconds, M:S or H:M:S") from exc
+    if len(parts) > 3 or any(part < 0 for part in parts):
+        raise RequestError(f"{text!r} is no time; write seconds, M:S or H:M:S")
+    seconds = Fraction(0)
+    for part in parts:
+        seconds = seconds * 60 + part
+    return seconds
+
+
+def _cache_dir() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "vidsr"
+
+
+# Events -> the screen.
+
+
+def _draw(planned: Plan | StillPlan, events: Iterator[Progress | Result]) -> None:
+    from vidsr.job import Progress
+
+    engine = planned.engine
+    with _bar(f"{engine.card.name} on {engine.device} ({engine.precision})") as bar:
+        task = bar.add_task("", total=getattr(planned, "frames_expected", 1) or None, rate="", by="")
+        for event in events:
+            if isinstance(event, Progress):
+                rate = f"{event.frames_per_second:.2f} fps"
+                bar.update(task, completed=event.frames, rate=rate, by=f"{event.bottleneck} busiest")
+            else:
+                result = event
+                bar.update(task, completed=event.frames_out, total=event.frames_out)
+    _print_result(result)
+
+
+def _bar(title: str) -> Bar:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    return Progress(
+        TextColumn(escape(title)),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        Remaining(),
+        TextColumn("{task.fields[by]}"),
+        console=errors,
+        transient=True,
+    )
+
+
+def _print_result(result: Result) -> None:
+    frames = "" if result.frames_out == 1 else f"{result.frames_out} frames, "
+    rate = result.frames_out / max(result.seconds, 1e-9)
+    console.print(
+        f"wrote {escape(str(result.destination))}: {result.width}x{result.height}, {frames}"
+        f"{result.bytes / 1e6:.1f} MB in {result.seconds:.1f} s ({rate:.2f} fps)",
+        soft_wrap=True,
+    )
+    notes = list(result.notes)
+    if result.retiled:
+        notes.append(f"{result.retiled} pictures were computed again in smaller tiles")
+    if result.recomputed:
+        notes.append(f"{result.recomputed} tiles were computed again in fp32")
+    changed = "; ".join(notes) or "nothing"
+    console.print(f"dropped or changed: {escape(changed)}", soft_wrap=True)
+
+
+def _draw_json(planned: Plan | StillPlan, events: Iterator[Progress | Result]) -> None:
+    for event in events:
+        _print_json({"event": type(event).__name__.lower(), **dataclasses.asdict(event)})
+
+
+def _draw_nothing(planned: Plan | StillPlan, events: Iterator[Progress | Result]) -> None:
+    for _ in events:
+        pass
+
+
+def _draw_training(reports: Iterator[Any], as_json: bool) -> None:
+    if as_json:
+        for report in reports:
+            _print_json({"event": "training", **dataclasses.asdict(report)})
+        return
+    with _bar("training") as bar:
+        task = bar.add_task("", total=None, rate="", by="")
+        for report in reports:
+            psnr = "" if report.psnr is None else f", validation {report.psnr:.2f} dB"
+            bar.update(
+                task,
+                completed=report.step,
+                total=report.total_steps or None,
+                rate=f"loss {report.loss:.4f}{psnr}",
+                by=f"{report.megapixels_per_second:.2f} MP/s",
+            )
+
+
+def _print_plan(planned: Plan | StillPlan, as_json: bool) -> None:
+    from vidsr.job import StillPlan
+
+    facts = _still_facts(planned) if isinstance(planned, StillPlan) else _video_facts(planned)
+    if as_json:
+        _print_json({"event": "plan", **facts})
+        return
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        lines = value if isinstance(value, list) else [value]
+        for number, line in enumerate(lines):
+            label = name if number == 0 else ""
+            console.print(f"[bold]{label:{width}}[/bold]  {escape(str(line))}", soft_wrap=True)
+
+
+def _still_facts(planned: StillPlan) -> dict[str, Any]:
+    height, width = planned.still.rgb.shape[:2]
+    return {
+        "input": f"{planned.job.source}: {planned.still.format}, {width}x{height}, "
+        f"{planned.still.depth} bit{', grey' if planned.still.gray else ''}"
+        f"{', alpha' if planned.still.alpha is not None else ''}",
+        "output": f"{planned.destination}: {planned.target.width}x{planned.target.height}",
+        **_engine_facts(planned),
+        "notes": list(planned.notes) or ["none"],
+    }
+
+
+def _video_facts(planned: Plan) -> dict[str, Any]:
+    from vidsr.job import estimate_seconds
+
+    info, video = planned.info, planned.video
+    seconds = estimate_seconds(planned)
+    streams = [
+        f"{track.stream}: {track.action}{f', {track.reason}' if track.reason else ''}"
+        for track in planned.tracks
+    ]
+    return {
+        "input": f"{info.path}: {info.container}, {info.seconds_from_header:.2f} s",
+        "picture": _picture_words(info),
+        "streams": streams,
+        "output": f"{planned.destination}: {video.width}x{video.height}, {video.encoder} "
+        + " ".join(f"{key}={value}" for key, value in video.options.items()),
+        **_engine_facts(planned),
+        "estimates": f"memory {planned.engine.memory_bytes / 1e6:.0f} MB for the network, disk "
+        f"{planned.disk_bytes / 1e6:.0f} MB, time {seconds:.0f} s for about "
+        f"{planned.frames_expected} frames",
+        "notes": list(planned.notes) or ["none"],
+    }
+
+
+def _picture_words(info: VideoInfo) -> str:
+    shown = info.displayed_size
+    stored = (info.width, info.height)
+    color = info.color
+    guessed = f" (guessed: {', '.join(sorted(color.guessed))})" if color.guessed else ""
+    return (
+        f"{info.width}x{info.height} {info.pix_fmt}, {float(info.frame_rate):.3f} fps, "
+        f"{color.matrix.name} {color.range.name.lower()} range, chroma {color.siting.name.lower()}"
+        f"{guessed}{f', shown as {shown[0]}x{shown[1]}' if shown != stored else ''}"
+        f"{', interlaced' if info.interlaced else ''}{', HDR' if color.is_hdr else ''}"
+    )
+
+
+def _engine_facts(planned: Plan | StillPlan) -> dict[str, Any]:
+    engine = planned.engine
+    return {
+        "model": f"{engine.card.name}: {engine.card.summary}",
+        "engine": f"{engine.device}, {engine.precision}, tiles of {engine.tile} px, "
+        f"{engine.batch} a batch, {engine.threads} threads",
+    }
+
+
+def _print_score(score: Any, as_json: bool) -> None:
+    if not as_json:
+        console.print(
+            f"{score.name:40} {score.psnr_y:6.2f} dB  {score.ssim_y:.4f}   bicubic "
+            f"{score.bicubic_psnr_y:6.2f} dB  {score.bicubic_ssim_y:.4f}",
+            soft_wrap=True,
+        )
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(content, default=str, ensure_ascii=False) + "\n")
+    sys.stdout.flush()

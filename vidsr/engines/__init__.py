@@ -1,0 +1,1 @@
+"""Networks made ready for a device: one seam, one file per engine."""

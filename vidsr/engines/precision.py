@@ -1,0 +1,94 @@
+"""Which floating-point format a device is fast in: measured, since flags do not tell.
+
+Note [Precision is measured]
+~~~~~~~~~~~~~~~~~~~~~~~~~~~~
+bf16 on a processor without hardware for it is some 100 to 400 times slower than fp32, torch gives
+no warning, and there are processors that list avx512_bf16 and still run it slower than fp32. So
+`auto` times one convolution both ways and keeps the answer in the user's cache. On CUDA and MPS
+fp16 is always the faster one.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch.nn import functional as F
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+def fastest_precision(device: torch.device, *, cache_dir: Path | None = None) -> Precision:
+    """The faster of fp32 and the device's half format, remembered in `cache_dir` if given."""
+    if device.type != "cpu":
+        return "fp16"
+    remembered = _Cache(cache_dir / "precision.json") if cache_dir else None
+    if remembered and (known := remembered.read()):
+        return known
+    seconds = {name: _convolution_seconds(DTYPES[name]) for name in ("fp32", "bf16")}
+    choice: Precision = "bf16" if seconds["bf16"] < 0.8 * seconds["fp32"] else "fp32"
+    if remembered:
+        remembered.write(choice)
+    return choice
+
+
+def _convolution_seconds(dtype: torch.dtype) -> float:
+    """Best of three timings of the convolution that all our networks are made of."""
+    features = torch.rand(1, 64, 48, 48).to(dtype).contiguous(memory_format=torch.channels_last)
+    weight = torch.rand(64, 64, 3, 3).to(dtype).contiguous(memory_format=torch.channels_last)
+    best = float("inf")
+    with torch.inference_mode():
+        for _ in range(4):  # the first is the warm-up; an emulated format takes 0.2 s each
+            start = time.perf_counter()
+            F.conv2d(features, weight, padding=1)
+            best = min(best, time.perf_counter() - start)
+    return best
+
+
+class _Cache:
+    """One JSON object, processor and torch version -> precision; a broken file is rewritten."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.key = f"{_processor()} / torch {torch.__version__}"
+
+    def read(self) -> Precision | None:
+        choice = self._entries().get(self.key)
+        return choice if choice in DTYPES else None  # type: ignore[return-value]
+
+    def write(self, choice: Precision) -> None:
+        entries = {**self._entries(), self.key: choice}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(json.dumps(entries, indent=2), encoding="utf-8")
+        except OSError:
+            return  # an unwritable cache costs a measurement next time, nothing else
+
+    def _entries(self) -> dict[str, str]:
+        try:
+            entries = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return entries if isinstance(entries, dict) else {}
+
+
+def _processor() -> str:
+    """Model name and instruction sets of the processor, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    facts = dict(line.split(":", 1) for line in lines if ":" in line)
+    words = {key.strip(): value.strip() for key, value in facts.items()}
+    ids = [words.get(key, "") for key in ("model name", "cpu family", "model", "stepping")]
+    name = " ".join(filter(None, ids)) or platform.processor() or platform.machine()
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"

@@ -1,0 +1,1 @@
+"""Files and colour; knows nothing of networks."""

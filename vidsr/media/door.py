@@ -1,0 +1,110 @@
+"""The seam to PyAV that reader, writer and probe share: errors, pixel formats, planes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import av.error
+import numpy as np
+from numpy.typing import NDArray
+
+from vidsr.errors import MediaError
+from vidsr.frame import PixelLayout
+
+Plane = NDArray[np.uint8] | NDArray[np.uint16]
+
+
+@contextlib.contextmanager
+def translated(path: Path, doing: str) -> Iterator[None]:
+    """Turn whatever PyAV raises inside into one sentence: `<path>: <doing> failed (<why>)`."""
+    try:
+        yield
+    except (av.error.FFmpegError, OSError) as exc:
+        reason = exc.strerror or str(exc).split(";")[0]
+        raise MediaError(f"{path}: {doing} failed ({reason})") from exc
+
+
+def layout_of(pix_fmt: av.VideoFormat) -> PixelLayout:
+    """How vidsr stores a decoded pixel format; packed and palette formats become planar.
+
+    Raises:
+        MediaError: floating-point samples or more than 16 bits.
+    """
+    depth = max(component.bits for component in pix_fmt.components)
+    if depth > 16:
+        raise MediaError(f"pixel format {pix_fmt.name} has {depth}-bit samples; up to 16 work")
+    depth = max(8, depth)
+    alpha = any(c.is_alpha for c in pix_fmt.components) or pix_fmt.name == "pal8"
+    if pix_fmt.is_rgb or pix_fmt.has_palette:
+        return PixelLayout("rgb", depth, alpha=alpha)
+    if sum(not c.is_alpha for c in pix_fmt.components) == 1:
+        return PixelLayout("gray", depth, alpha=alpha)
+    steps = (_log2(64 // pix_fmt.chroma_width(64)), _log2(64 // pix_fmt.chroma_height(64)))
+    return PixelLayout("yuv", depth, steps, alpha=alpha)
+
+
+def planar_name(layout: PixelLayout) -> str:
+    """FFmpeg's name of the planar pixel format that stores a layout."""
+    bits = "" if layout.depth == 8 else f"{layout.depth}le"
+    alpha = "a" if layout.alpha else ""
+    if layout.model == "rgb":
+        return f"gbr{alpha}p{bits}"
+    if layout.model == "gray":
+        return f"ya{bits}" if layout.alpha else f"gray{bits}"
+    return f"yuv{alpha}{_SUBSAMPLING[layout.subsampling]}p{bits}"
+
+
+def planes_of(picture: av.VideoFrame, layout: PixelLayout) -> tuple[Plane, ...]:
+    """The planes of a decoded picture in our order (Y,U,V or R,G,B, A), without copying if planar.
+
+    The views keep the picture's memory alive.
+    """
+    name = planar_name(layout)
+    if picture.format.name.replace("yuvj", "yuv") != name:
+        # Only a repacking: same range and matrix on both sides, so no value changes.
+        same = picture.color_range or 2
+        picture = picture.reformat(format=name, src_color_range=same, dst_color_range=same)
+    shapes = layout.plane_shapes(picture.width, picture.height)
+    return tuple(
+        _view(picture.planes[index], shape, layout.depth)
+        for index, shape in zip(_order(layout), shapes, strict=True)
+    )
+
+
+def picture_of(planes: tuple[Plane, ...], layout: PixelLayout) -> av.VideoFrame:
+    """A PyAV picture holding a copy of the planes."""
+    height, width = planes[0].shape
+    picture = av.VideoFrame(width, height, planar_name(layout))
+    for index, source in zip(_order(layout), planes, strict=True):
+        np.copyto(_view(picture.planes[index], source.shape, layout.depth), source)
+    return picture
+
+
+_SUBSAMPLING = {
+    (0, 0): "444",
+    (1, 0): "422",
+    (1, 1): "420",
+    (0, 1): "440",
+    (2, 0): "411",
+    (2, 2): "410",
+}
+
+
+def _order(layout: PixelLayout) -> tuple[int, ...]:
+    """FFmpeg's plane index of each of our planes: it stores G, B, R."""
+    count = len(layout.plane_shapes(2, 2))
+    return (2, 0, 1, 3)[:count] if layout.model == "rgb" else tuple(range(count))
+
+
+def _view(plane: av.video.plane.VideoPlane, shape: tuple[int, ...], depth: int) -> Plane:
+    height, width = shape
+    if depth == 8:
+        return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :width]
+    return np.frombuffer(plane, np.uint16).reshape(-1, plane.line_size // 2)[:height, :width]
+
+
+def _log2(number: int) -> int:
+    return number.bit_length() - 1

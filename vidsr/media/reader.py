@@ -1,0 +1,195 @@
+"""VideoReader: one demux pass over a file -> frames of the processed stream, packets of the others.
+
+Note [Who owns time]
+~~~~~~~~~~~~~~~~~~~~
+Time is integer ticks of a `Fraction` time base and is never computed from a frame rate. A `Frame`
+carries the pts and duration that the decoder gave; the writer hands the same numbers to the
+encoder, whose time base is the input's. Only the muxer rescales, once, to what its container can
+hold: mp4 and mov exactly, Matroska to the nearest millisecond. A missing pts (raw streams, AVI with
+packed B-frames) is the end of the frame before; that is the only pts that vidsr ever makes up.
+
+"Frames in" are the frames that the decoder presents, after edit lists; a packet that gave no frame
+is counted. The decoder is drained at the end: flush packets have size 0, and a packet without dts
+is still a packet (the first key frame of a B-frame mkv is one).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import av
+import av.error
+
+from vidsr.errors import MediaError
+from vidsr.frame import Frame, Packet
+from vidsr.media.door import layout_of, planes_of, translated
+from vidsr.media.probe import VideoInfo
+
+log = logging.getLogger("vidsr.media")
+
+
+@dataclass
+class ReadReport:
+    """What the reader met; complete once it is exhausted."""
+
+    packets: int = 0  # of the processed stream
+    frames: int = 0  # presented by the decoder, inside the trim
+    trimmed: int = 0  # decoded but outside --start/--end
+    damaged: int = 0  # frames whose errors the decoder concealed
+    undecodable: int = 0  # packets that the decoder refused
+    broken_off: str = ""  # why reading ended early, if it did
+    copied: dict[int, int] = field(default_factory=dict)  # stream -> packets
+
+
+@dataclass(frozen=True)
+class Trim:
+    """The half-open interval [start, end) in seconds on the file's own clock; None is open."""
+
+    start: Fraction | None = None
+    end: Fraction | None = None
+
+    def holds(self, seconds: Fraction) -> bool:
+        """Whether a moment lies inside."""
+        after_start = self.start is None or seconds >= self.start
+        return after_start and (self.end is None or seconds < self.end)
+
+    def shift(self, time_base: Fraction) -> int:
+        """Ticks to take off every timestamp, so that the output begins at zero."""
+        return round(self.start / time_base) if self.start else 0
+
+
+class VideoReader:
+    """Iterating yields `Frame`s in presentation order and the copied streams' packets as demuxed.
+
+    A frame's planes are views of the decoder's own memory: they stay valid as long as the frame.
+    """
+
+    def __init__(
+        self,
+        info: VideoInfo,
+        *,
+        copied: tuple[int, ...],
+        threads: int = 0,
+        trim: Trim | None = None,
+    ) -> None:
+        """Prepare to read the processed stream of `info`, passing on the `copied` streams.
+
+        Args:
+            info: what `probe` found.
+            copied: indices of the streams whose packets are yielded.
+            threads: of the decoder; 0 lets FFmpeg choose.
+            trim: what to keep.
+        """
+        self.info = info
+        self.copied = copied
+        self.threads = threads
+        self.trim = trim or Trim()
+        self.report = ReadReport(copied=dict.fromkeys(copied, 0))
+        self._next_pts = 0
+
+    def __iter__(self) -> Iterator[Frame | Packet]:
+        """Read the file once.
+
+        Raises:
+            MediaError: the file cannot be opened, or its picture changes size midway.
+        """
+        path = self.info.path
+        with translated(path, "reading"), av.open(str(path)) as container:
+            video = container.streams[self.info.video]
+            video.codec_context.thread_count = self.threads
+            video.thread_type = "AUTO"
+            if self.trim.start:
+                container.seek(int(self.trim.start * av.time_base), backward=True)
+            for packet in self._demux(container):
+                if packet.stream_index != self.info.video:
+                    yield from self._copy(packet)
+                elif self._past_end(packet):
+                    break
+                else:
+                    yield from self._decode(packet)
+            yield from self._drain(video)
+
+    def _demux(self, container: av.container.InputContainer) -> Iterator[av.Packet]:
+        wanted = [container.streams[i] for i in (self.info.video, *self.copied)]
+        try:
+            for packet in container.demux(wanted):
+                if packet.size:  # the flush packets are sent by `_drain`
+                    yield packet
+        except (av.error.InvalidDataError, av.error.OSError, av.error.EOFError) as exc:
+            self.report.broken_off = exc.strerror or str(exc)
+            log.warning("%s: reading broke off: %s", self.info.path, self.report.broken_off)
+
+    def _copy(self, packet: av.Packet) -> Iterator[Packet]:
+        time_base = packet.time_base
+        moment = packet.pts if packet.pts is not None else packet.dts
+        if moment is not None and not self.trim.holds(moment * time_base):
+            return
+        shift = self.trim.shift(time_base)
+        if shift:
+            packet.pts = None if packet.pts is None else packet.pts - shift
+            packet.dts = None if packet.dts is None else packet.dts - shift
+        self.report.copied[packet.stream_index] += 1
+        yield packet
+
+    def _decode(self, packet: av.Packet) -> Iterator[Frame]:
+        self.report.packets += 1
+        try:
+            pictures = packet.decode()
+        except av.error.InvalidDataError as exc:
+            self.report.undecodable += 1
+            log.debug("packet %d: %s", self.report.packets, exc)
+            return
+        yield from self._frames(pictures)
+
+    def _drain(self, video: av.VideoStream) -> Iterator[Frame]:
+        try:
+            yield from self._frames(video.codec_context.decode(None))
+        except (av.error.EOFError, av.error.InvalidDataError) as exc:
+            log.debug("drained: %s", exc)
+
+    def _past_end(self, packet: av.Packet) -> bool:
+        """Whether decoding can stop: dts is past the end, so nothing earlier can follow."""
+        if self.trim.end is None or packet.dts is None:
+            return False
+        return bool(packet.dts * packet.time_base >= self.trim.end)
+
+    def _frames(self, pictures: list[av.VideoFrame]) -> Iterator[Frame]:
+        for picture in pictures:
+            frame = self._frame(picture)
+            if not self.trim.holds(frame.pts * frame.time_base):
+                self.report.trimmed += 1
+                continue
+            frame.pts -= self.trim.shift(frame.time_base)
+            self.report.frames += 1
+            self.report.damaged += frame.damaged
+            yield frame
+
+    def _frame(self, picture: av.VideoFrame) -> Frame:
+        size = (picture.width, picture.height)
+        layout = layout_of(picture.format)
+        if size != (self.info.width, self.info.height) or layout != self.info.layout:
+            raise MediaError(
+                f"{self.info.path}: the picture changes midway from {self.info.width}x"
+                f"{self.info.height} {self.info.pix_fmt} to {picture.width}x{picture.height} "
+                f"{picture.format.name}; cut the file there (--end, --start)"
+            )
+        pts = self._next_pts if picture.pts is None else picture.pts
+        duration = picture.duration or self._usual_duration()
+        self._next_pts = pts + duration
+        return Frame(
+            planes=planes_of(picture, layout),
+            layout=layout,
+            color=self.info.color,
+            pts=pts,
+            duration=duration,
+            time_base=picture.time_base or self.info.time_base,
+            interlaced=picture.interlaced_frame,
+            top_field_first=self.info.top_field_first,
+            damaged=picture.is_corrupt,
+        )
+
+    def _usual_duration(self) -> int:
+        return max(1, round(1 / (self.info.frame_rate * self.info.time_base)))

@@ -1,0 +1,355 @@
+"""VideoWriter: encodes frames, copies the other streams' packets, verifies, renames when whole.
+
+Note [One frame in, one frame out]
+~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~
+The writer remembers the pts of every frame it was given (eight bytes each). When the encoder is
+flushed and the file closed, the file is demuxed again, without decoding, and its packets are held
+against what was given: every frame's pts, and every copied stream's number of packets. Only then is
+the file renamed to its final name; anything else is a `VerificationError` and leaves no file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import av
+import av.error
+from av.codec.context import Flags
+
+from vidsr.errors import MediaError, RequestError, VerificationError
+from vidsr.frame import Frame, Packet
+from vidsr.media.door import picture_of, planar_name, translated
+from vidsr.media.encoders import VideoFormat
+from vidsr.media.probe import StreamInfo, VideoInfo
+
+# Containers that keep every timestamp (to a millisecond at worst). AVI cannot: it has no pts.
+MUXERS = {
+    ".mp4": "mp4",
+    ".m4v": "mp4",
+    ".mov": "mov",
+    ".mkv": "matroska",
+    ".webm": "webm",
+    ".3gp": "3gp",
+    ".flv": "flv",
+    ".ts": "mpegts",
+    ".mts": "mpegts",
+    ".m2ts": "mpegts",
+}
+
+
+@dataclass(frozen=True)
+class TrackPlan:
+    """What becomes of one stream of the input."""
+
+    stream: StreamInfo
+    action: Literal["process", "copy", "drop"]
+    reason: str = ""  # why it is dropped
+
+
+@dataclass
+class WriteReport:
+    """What was written."""
+
+    frames: int = 0
+    copied: Counter[int] = field(default_factory=Counter)  # input stream -> packets
+    lost_tags: list[str] = field(default_factory=list)  # metadata that the container cannot hold
+    bytes: int = 0
+
+
+class VideoWriter:
+    """A context manager; `finish()` makes the file appear, leaving without it leaves nothing."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        source: VideoInfo,
+        video: VideoFormat,
+        tracks: tuple[TrackPlan, ...],
+        start: Fraction | None = None,
+        end: Fraction | None = None,
+    ) -> None:
+        """Open the output under a temporary name beside `path` and write its header.
+
+        Raises:
+            MediaError: the file cannot be made, or the encoder or container refuses.
+        """
+        self.path = path
+        self.report = WriteReport()
+        self._part = path.with_name(f".{path.stem}.part{path.suffix}")
+        self._pts = array("q")
+        self._time_base = source.time_base
+        self._file: av.container.OutputContainer | None = None
+        try:
+            with translated(path, "opening the output"), av.open(str(source.path)) as original:
+                self._file = av.open(
+                    str(self._part),
+                    "w",
+                    format=muxer_of(path),
+                    options=_muxer_options(path, source),
+                )
+                self._tags = _copy_tags(original.metadata, _CONTAINER_TAGS)
+                self._file.metadata.update(self._tags)
+                self._streams = {
+                    track.stream.index: _add_stream(self._file, original, track, source, video)
+                    for track in tracks
+                    if track.action != "drop"
+                }
+                self._file.set_chapters(_chapters(original, start=start, end=end))
+                self._file.start_encoding()
+        except BaseException:
+            self._abandon()
+            raise
+        self._video = self._streams[source.video]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Remove the temporary file unless `finish` has renamed it."""
+        self._abandon()
+
+    def write(self, item: Frame | Packet) -> None:
+        """Encode a frame or copy a packet.
+
+        Raises:
+            MediaError: the encoder or the disk refuses.
+        """
+        with translated(self.path, "writing"):
+            if isinstance(item, Frame):
+                self._encode(item)
+            else:
+                self._copy(item)
+
+    def finish(self) -> WriteReport:
+        """Flush, close, verify, and rename over the final name.
+
+        Raises:
+            VerificationError: the file does not hold what was given; nothing is left behind.
+            MediaError: the disk is full or the encoder fails at the end.
+        """
+        assert self._file is not None
+        with translated(self.path, "finishing the output"):
+            self._file.mux(self._video.encode(None))
+            self._file.close()
+            self._file = None
+            self._verify()
+            self.report.bytes = self._part.stat().st_size
+            _flush_to_disk(self._part)
+            self._part.replace(self.path)
+        return self.report
+
+    def _encode(self, frame: Frame) -> None:
+        picture = picture_of(frame.planes, frame.layout)
+        picture.pts, picture.time_base = frame.pts, frame.time_base
+        picture.duration = frame.duration
+        color = frame.color
+        picture.colorspace, picture.color_range = int(color.matrix), int(color.range)
+        picture.color_primaries, picture.color_trc = color.primaries, color.transfer
+        if self._pts and frame.pts <= self._pts[-1]:
+            raise MediaError(
+                f"{self.path}: two frames at pts {frame.pts} ({float(frame.pts * frame.time_base)} "
+                "s); the input's timestamps do not increase"
+            )
+        self._pts.append(frame.pts)
+        self.report.frames += 1
+        assert self._file is not None
+        self._file.mux(self._video.encode(picture))
+
+    def _copy(self, packet: Any) -> None:  # noqa: ANN401 - a PyAV packet, typed by the protocol
+        index = packet.stream_index
+        packet.stream = self._streams[index]
+        assert self._file is not None
+        self._file.mux_one(packet)
+        self.report.copied[index] += 1
+
+    def _verify(self) -> None:
+        video = self._video.index
+        found: Counter[int] = Counter()
+        times: list[Fraction] = []
+        with av.open(str(self._part)) as written:
+            tick = written.streams[video].time_base or Fraction(1)
+            kept = {key.lower(): value for key, value in written.metadata.items()}
+            for packet in written.demux():
+                if packet.size and packet.stream_index == video:
+                    times.append(packet.pts * tick)
+                elif packet.size:
+                    found[packet.stream_index] += 1
+        self._compare_times(sorted(times), tick)
+        self._compare_packets(found)
+        self.report.lost_tags = [key for key in self._tags if key.lower() not in kept]
+
+    def _compare_packets(self, found: Counter[int]) -> None:
+        """Copied streams hold at least what was given (mp4 adds empty subtitles for the gaps)."""
+        for index, given in self.report.copied.items():
+            if found[self._streams[index].index] < given:
+                raise VerificationError(
+                    f"{self.path}: stream {index} of the input gave {given} packets, "
+                    f"{found[self._streams[index].index]} were written"
+                )
+
+    def _compare_times(self, written: list[Fraction], tick: Fraction) -> None:
+        if len(written) != len(self._pts):
+            raise VerificationError(
+                f"{self.path}: {len(self._pts)} frames went in, {len(written)} came out"
+            )
+        exact = self._time_base % tick == 0 if tick else False
+        allowed = Fraction(0) if exact else tick / 2
+        for pts, moment in zip(self._pts, written, strict=True):
+            if abs(pts * self._time_base - moment) > allowed:
+                raise VerificationError(
+                    f"{self.path}: the frame at {float(pts * self._time_base):.6f} s was written "
+                    f"at {float(moment):.6f} s"
+                )
+
+    def _abandon(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(av.error.FFmpegError, OSError, ValueError):
+                self._file.close()
+            self._file = None
+        with contextlib.suppress(OSError):
+            self._part.unlink(missing_ok=True)
+
+
+def muxer_of(path: Path) -> str:
+    """FFmpeg's name of the container that a file name asks for.
+
+    Raises:
+        RequestError: vidsr does not write such files.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".avi":
+        raise RequestError(f"{path}: AVI cannot keep timestamps; name an .mkv or .mp4 file")
+    if suffix not in MUXERS:
+        raise RequestError(f"{path}: vidsr writes {', '.join(MUXERS)}, not {suffix or 'no suffix'}")
+    return MUXERS[suffix]
+
+
+def _muxer_options(path: Path, source: VideoInfo) -> dict[str, str]:
+    """mp4 and mov store each stream's delay in ticks of the movie, 1 ms unless told otherwise."""
+    if muxer_of(path) not in {"mp4", "mov", "3gp"}:
+        return {}
+    # Fine enough for every stream, as long as the file's length still fits in 32 bits of it.
+    fine, video = source.common_clock, source.time_base.denominator
+    fits = fine * (source.seconds_from_header + 1) < 2**32
+    return {"movie_timescale": str(fine if fits else max(video, 1000))}
+
+
+def can_hold(suffix: str, source: VideoInfo, track: StreamInfo, video: VideoFormat) -> bool:
+    """Whether a container takes a stream: its header is written to memory and thrown away."""
+    action: Literal["process", "copy"] = "process" if track.index == source.video else "copy"
+    try:
+        with av.open(str(source.path)) as original:
+            trial = av.open(io.BytesIO(), "w", format=MUXERS[suffix])
+            _add_stream(trial, original, TrackPlan(track, action), source, video)
+            trial.start_encoding()
+            trial.close()
+    except (av.error.FFmpegError, OSError, ValueError):
+        return False
+    return True
+
+
+def _add_stream(
+    file: av.container.OutputContainer,
+    original: av.container.InputContainer,
+    track: TrackPlan,
+    source: VideoInfo,
+    video: VideoFormat,
+) -> Any:  # noqa: ANN401 - one of PyAV's stream classes
+    template = original.streams[track.stream.index]
+    if track.action == "process":
+        stream = _add_video(file, source, video)
+        stream.metadata.update(_copy_tags(template.metadata, _STATISTICS_TAGS))
+    else:
+        # `opaque` copies the decoder's parameters; a cover or second video needs no encoder.
+        stream = file.add_stream_from_template(template, opaque=True)
+        stream.metadata.update(_copy_tags(template.metadata, {"duration", "encoder"}))
+    # The template leaves out what makes a track findable: language, title, default, forced.
+    stream.disposition = template.disposition
+    return stream
+
+
+def _add_video(
+    file: av.container.OutputContainer, source: VideoInfo, video: VideoFormat
+) -> av.VideoStream:
+    stream: av.VideoStream = file.add_stream(
+        video.encoder,
+        rate=source.frame_rate,
+        options=dict(video.options),
+        width=video.width,
+        height=video.height,
+        pix_fmt=planar_name(video.layout),
+        time_base=source.time_base,
+    )
+    context = stream.codec_context
+    context.thread_count = video.threads
+    context.colorspace, context.color_range = int(video.color.matrix), int(video.color.range)
+    context.color_primaries, context.color_trc = video.color.primaries, video.color.transfer
+    # Packets carry the duration of their frame; else the last one's would be lost.
+    context.flags |= Flags.frame_duration
+    if video.interlaced:
+        context.flags |= Flags.interlaced_dct
+    if video.sample_aspect:
+        context.sample_aspect_ratio = video.sample_aspect
+    if source.display_matrix:
+        stream.set_display_matrix(_scaled_matrix(source, video))
+    return stream
+
+
+def _scaled_matrix(source: VideoInfo, video: VideoFormat) -> list[int]:
+    """The display matrix with its shift, which is in pixels (16.16), at the new size."""
+    assert source.display_matrix is not None
+    matrix = list(source.display_matrix)
+    matrix[6] = matrix[6] * video.width // source.width
+    matrix[7] = matrix[7] * video.height // source.height
+    return [max(-(2**31), min(2**31 - 1, entry)) for entry in matrix]
+
+
+# Tags that describe the file they were read from and would be false in another one.
+_CONTAINER_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}
+_STATISTICS_TAGS = {"encoder", "duration", "bps", "number_of_frames", "number_of_bytes"}
+
+
+def _copy_tags(tags: dict[str, str], false_here: set[str]) -> dict[str, str]:
+    def is_true(key: str) -> bool:
+        name = key.lower().removesuffix("-eng")
+        return name not in false_here and not name.startswith("_statistics")
+
+    return {key: value for key, value in tags.items() if is_true(key)}
+
+
+def _chapters(
+    original: av.container.InputContainer, *, start: Fraction | None, end: Fraction | None
+) -> list[Any]:
+    """The chapters inside [start, end), cut to it and moved so that `start` is zero."""
+    kept = []
+    for chapter in original.chapters():
+        tick = chapter["time_base"] or Fraction(1, 1000)
+        first = max(chapter["start"], round(start / tick) if start else chapter["start"])
+        last = min(chapter["end"], round(end / tick) if end else chapter["end"])
+        if first < last or (chapter["start"] == chapter["end"] and start is None and end is None):
+            shift = round(start / tick) if start else 0
+            kept.append({**chapter, "start": first - shift, "end": last - shift})
+    return kept
+
+
+def _flush_to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

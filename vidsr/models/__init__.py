@@ -1,0 +1,1 @@
+"""What inference needs of a network; knows nothing of video files."""

@@ -1,0 +1,110 @@
+"""ModelCard: what a weights file is, in readable JSON beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import inspect
+import json
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from vidsr.errors import ModelError
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Everything that the rest of vidsr needs to know of `<name>.safetensors`."""
+
+    name: str  # the weights file's stem
+    network: str  # "compact", "srgan", "msrresnet" or "rrdb"
+    sizes: dict[str, int]  # the network's options: channels, blocks, ...
+    scale: int  # output pixels per input pixel, each way
+    halo: int  # context in input pixels that a tile needs on each side
+    half: bool  # whether fp16 and bf16 keep the picture (measured for what ships)
+    sha256: str  # of the weights file
+    summary: str = ""  # one line for `vidsr models`
+    trained_on: str = ""  # pictures, degradation, how long and on what
+    license: str = ""  # of the weights
+    measured: dict[str, Any] = field(default_factory=dict)  # set -> metric -> figure
+
+    def __post_init__(self) -> None:
+        types = {"str": str, "int": int, "bool": bool}
+        for entry in dataclasses.fields(self):
+            value = getattr(self, entry.name)
+            if not isinstance(value, types.get(str(entry.type), dict)):
+                raise ModelError(
+                    f"card {self.name!r}: {entry.name} is {value!r}, which is no {entry.type}"
+                )
+
+    @classmethod
+    def read(cls, path: Path) -> ModelCard:
+        """Read a card.
+
+        Raises:
+            ModelError: the file is missing, not JSON, or has missing, unknown or ill-typed fields.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as exc:
+            raise ModelError(f"{path}: cannot read the model card ({exc.strerror})") from exc
+        except ValueError as exc:  # not JSON, or not even text
+            raise ModelError(f"{path} is not a model card: {exc}") from exc
+        if not isinstance(content, dict):
+            raise ModelError(f"{path} is not a model card: it holds no JSON object")
+        parameters = inspect.signature(cls).parameters.values()
+        needed = {p.name for p in parameters if p.default is p.empty}
+        if missing := sorted(needed - content.keys()):
+            raise ModelError(f"{path} is not a model card: it lacks {', '.join(missing)}")
+        if unknown := sorted(content.keys() - {p.name for p in parameters}):
+            raise ModelError(f"{path} is not a model card: unknown fields {', '.join(unknown)}")
+        return cls(**content)
+
+    def write(self, path: Path) -> None:
+        """Write the card as indented JSON with a final newline."""
+        text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
+        path.write_text(text + "\n", encoding="utf-8")
+
+
+def weights_dir() -> Path:
+    """The folder of shipped weights: inside an installed package, else beside it in a checkout."""
+    package = Path(str(resources.files("vidsr")))
+    installed = package / "weights"
+    return installed if installed.is_dir() else package.parent / "weights"
+
+
+def shipped_cards() -> list[ModelCard]:
+    """All cards that ship with vidsr, by name."""
+    return [ModelCard.read(path) for path in sorted(weights_dir().glob("*.json"))]
+
+
+def find_card(name: str) -> ModelCard:
+    """The shipped card of that name.
+
+    Raises:
+        ModelError: no such model; the message suggests near names.
+    """
+    path = weights_dir() / f"{name}.json"
+    if path.is_file() and path.parent == weights_dir():
+        return ModelCard.read(path)
+    names = [card.name for card in shipped_cards()]
+    near = difflib.get_close_matches(name, names, n=2, cutoff=0.4)
+    known = f"there are {', '.join(names)}" if names else f"none are in {weights_dir()}"
+    hint = f"did you mean {' or '.join(near)}?" if near else known
+    raise ModelError(f"unknown model {name!r}; {hint} (`vidsr models` lists them)")
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as exc:
+        raise ModelError(f"{path}: cannot read the weights ({exc.strerror})") from exc

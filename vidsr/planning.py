@@ -1,0 +1,339 @@
+"""The decisions of a plan: which model, which size, which container, which tile.
+
+Each function decides one thing from plain facts and fails early, with the way out.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from vidsr.engines.precision import DTYPES, Precision, fastest_precision
+from vidsr.engines.torch_engine import open_device
+from vidsr.errors import RequestError
+from vidsr.media.encoders import VideoFormat
+from vidsr.media.probe import StreamInfo, VideoInfo
+from vidsr.media.writer import MUXERS, TrackPlan, can_hold, muxer_of
+from vidsr.models.card import ModelCard, sha256_of, shipped_cards
+from vidsr.models.load import load, resolve
+from vidsr.stages import SMALLEST_KEPT, bytes_per_pixel, choose_tile
+
+LARGEST_DEFAULT = (3840, 2160)  # without --scale the result stays within this if it can
+HARDWARE_LIMIT = (4096, 2304)  # many players decode no more than H.264 level 5.1 in hardware
+DEFAULT_FAMILY = "fast"
+
+
+@dataclass(frozen=True)
+class SizeRequest:
+    """What size was asked for; at most one of the three is set."""
+
+    scale: int | None = None
+    size: tuple[int, int] | None = None  # displayed (width, height)
+    height: int | None = None  # displayed
+
+    def __post_init__(self) -> None:
+        if sum(value is not None for value in (self.scale, self.size, self.height)) > 1:
+            raise RequestError("--scale, --size and --height exclude each other; give one")
+        if self.scale is not None and self.scale not in {2, 3, 4}:
+            raise RequestError(
+                f"--scale {self.scale}: 2, 3 and 4 work; use --height for other sizes"
+            )
+        sides = (*(self.size or ()), *((self.height,) if self.height is not None else ()))
+        if any(side < 16 for side in sides):
+            raise RequestError(f"the size asked for, {sides}, is below 16 pixels")
+
+
+@dataclass(frozen=True)
+class Target:
+    """The stored size of the output and how it is reached."""
+
+    width: int
+    height: int
+    factor: Fraction  # the larger of the two enlargements
+    square_pixels: bool  # an exact displayed size was asked for: sample aspect becomes 1
+
+
+@dataclass(frozen=True)
+class EnginePlan:
+    """The network and how it will be run; all of it is fixed before the first frame."""
+
+    card: ModelCard
+    weights: Path
+    device: str
+    precision: Precision
+    tile: int
+    batch: int
+    overlap: int
+    threads: int
+    memory_bytes: int  # estimate of what the engine takes
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """Which network is wanted, and how and where it should run."""
+
+    model: str | None = None  # a family, a member, or a checkpoint's path
+    device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1", "mps"
+    precision: Precision | Literal["auto"] = "auto"
+    tile: int | None = None  # side of a tile in source pixels, its halo included
+    overlap: int = 16  # source pixels over which neighbouring tiles are blended
+    threads: int | None = None  # of the engine on a processor; None takes every core
+
+    def __post_init__(self) -> None:
+        if self.overlap < 0:
+            raise RequestError(f"--overlap {self.overlap} is negative")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the size decision needs of a source, video or still."""
+
+    width: int
+    height: int
+    sample_aspect: Fraction = Fraction(1)
+    turned: bool = False  # shown rotated by 90 or 270 degrees
+
+
+def choose_target(request: SizeRequest, shape: Shape) -> Target:
+    """The stored output size for a request.
+
+    Raises:
+        RequestError: `--size` asks for another aspect than the picture has.
+    """
+    if request.size is None and request.height is None:
+        scale = request.scale or _default_scale(shape)
+        size = shape.width * scale, shape.height * scale
+        return Target(*size, Fraction(scale), square_pixels=False)
+    stored_aspect = shape.width * shape.sample_aspect / shape.height
+    aspect = 1 / stored_aspect if shape.turned else stored_aspect
+    if request.size:
+        width, height = request.size
+        nearest = _even(height * aspect)
+        if abs(width - nearest) > 2:
+            raise RequestError(
+                f"--size {width}x{height} has another shape than the picture; "
+                f"--size {nearest}x{height} or --height {height} keeps it"
+            )
+    else:
+        height = request.height or 0
+        width = _even(height * aspect)
+    if shape.turned:
+        width, height = height, width
+    factor = max(Fraction(width, shape.width), Fraction(height, shape.height))
+    return Target(width, height, factor, square_pixels=True)
+
+
+def _default_scale(shape: Shape) -> int:
+    fits = shape.width * 4 <= LARGEST_DEFAULT[0] and shape.height * 4 <= LARGEST_DEFAULT[1]
+    return 4 if fits else 2
+
+
+def _even(length: Fraction) -> int:
+    return max(2, 2 * round(length / 2))
+
+
+def choose_model(model: str | None, factor: Fraction) -> tuple[ModelCard, Path]:
+    """The card and file of the smallest member of a family that reaches `factor`.
+
+    Args:
+        model: a family ("fast"), a member ("fast-x4"), a checkpoint's path, or None for the default.
+        factor: the enlargement that is needed; what the network gives beyond it is reduced again.
+
+    Raises:
+        ModelError: unknown name, or a file that is no checkpoint.
+        RequestError: no member reaches the factor.
+    """
+    name = model or DEFAULT_FAMILY
+    family = [card for card in shipped_cards() if card.name.rsplit("-x", 1)[0] == name]
+    members = [resolve(card.name) for card in sorted(family, key=lambda card: card.scale)]
+    members = members or [resolve(name)]
+    for card, path in members:
+        if card.scale >= factor:
+            return card, path
+    most = members[-1][0]
+    raise RequestError(
+        f"model {most.name} enlarges {most.scale} times at most, {float(factor):g} is asked for; "
+        f"ask for --scale {most.scale} or less, or name another --model"
+    )
+
+
+def choose_destination(source: Path, destination: Path | None, factor: Fraction) -> Path:
+    """Where the output goes: as asked, or beside the input with the factor in its name."""
+    if destination is None:
+        return source.with_name(f"{source.stem}-x{float(factor):.3g}{source.suffix}")
+    return destination / source.name if destination.is_dir() else destination
+
+
+def check_destination(source: Path, destination: Path, *, overwrite: bool) -> None:
+    """Refuse an output that cannot or must not be written.
+
+    Raises:
+        RequestError: the output is the input, exists, or its folder cannot be written.
+    """
+    if destination.exists() and source.exists() and destination.samefile(source):
+        raise RequestError(f"{destination} is the input itself; name another output with -o")
+    if destination.exists() and not overwrite:
+        raise RequestError(f"{destination} exists; --overwrite replaces it, -o names another")
+    folder = destination.parent
+    if not folder.is_dir():
+        raise RequestError(f"{folder}: no such folder for the output")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise RequestError(f"{folder} cannot be written; name another output with -o")
+
+
+def choose_container(
+    info: VideoInfo, destination: Path, *, explicit: bool, video: VideoFormat
+) -> tuple[Path, tuple[TrackPlan, ...], list[str]]:
+    """The output's final name, what becomes of each stream, and sentences about it.
+
+    The container that was asked for is kept if it holds every stream that any container holds. If
+    the name was ours to choose, Matroska takes its place, else that is an error.
+
+    Raises:
+        RequestError: the container cannot hold a stream and the user named it.
+    """
+    suffix = destination.suffix.lower()
+    if explicit:
+        muxer_of(destination)
+    offered = [suffix] if suffix in MUXERS else []
+    best = max(
+        dict.fromkeys([*offered, ".mkv", ".mp4"]),
+        key=lambda candidate: (len(_holdable(candidate, info, video)), candidate == suffix),
+    )
+    if suffix not in MUXERS or _holdable(best, info, video) > _holdable(suffix, info, video):
+        lacking = _holdable(best, info, video) - _holdable(suffix, info, video)
+        names = ", ".join(str(stream) for stream in info.streams if stream.index in lacking)
+        if explicit:
+            raise RequestError(
+                f"{destination.name} cannot hold {names}; -o {destination.stem}{best} can"
+            )
+        notes = [f"{best} instead of {suffix}, which cannot hold {names}"]
+        if suffix == ".avi":
+            notes = [f"{best} instead of .avi, which cannot keep timestamps"]
+    else:
+        best, notes = suffix, []
+    held = _holdable(best, info, video)
+    tracks = tuple(_track(stream, info, best, held) for stream in info.streams)
+    return destination.with_suffix(best), tracks, notes
+
+
+def _holdable(suffix: str, info: VideoInfo, video: VideoFormat) -> frozenset[int]:
+    """Indices of the streams that a container takes."""
+    if suffix not in MUXERS:
+        return frozenset()
+    held = [stream.index for stream in info.streams if can_hold(suffix, info, stream, video)]
+    return frozenset(held) if info.video in held else frozenset()
+
+
+def _track(stream: StreamInfo, info: VideoInfo, suffix: str, held: frozenset[int]) -> TrackPlan:
+    if stream.index == info.video:
+        return TrackPlan(stream, "process")
+    if stream.index in held:
+        return TrackPlan(stream, "copy")
+    why = "FFmpeg does not know its codec" if stream.codec is None else f"{suffix} cannot hold it"
+    return TrackPlan(stream, "drop", why)
+
+
+def plan_engine(
+    request: EngineRequest,
+    factor: Fraction,
+    size: tuple[int, int],
+    *,
+    cache_dir: Path | None,
+) -> EnginePlan:
+    """How the network will run on a picture of `size` (width, height).
+
+    Raises:
+        ModelError: unknown model, or weights that are not those of the card.
+        DeviceError: no such device.
+        RequestError: the tile is too small for this network.
+    """
+    device = open_device(request.device)
+    card, weights = choose_model(request.model, factor)
+    if sha256_of(weights) != card.sha256:
+        load(card, weights)  # raises, with both hashes
+    precision = request.precision
+    if precision == "auto":
+        precision = fastest_precision(device, cache_dir=cache_dir) if card.half else "fp32"
+    margin = 2 * card.halo + request.overlap
+    if request.tile is not None and request.tile < min(margin + SMALLEST_KEPT, max(size)):
+        raise RequestError(
+            f"--tile {request.tile} is too small: {card.name} needs {card.halo} pixels of context "
+            f"a side and --overlap is {request.overlap}; {margin + SMALLEST_KEPT} is the least"
+        )
+    pixel_bytes = _pixel_bytes(card, precision)
+    tile, batch = choose_tile(
+        size[1],
+        size[0],
+        margin=margin,
+        pixel_bytes=pixel_bytes,
+        memory_bytes=int(free_memory(device) * 0.6),
+        device_type=device.type,
+    )
+    if request.tile is not None:
+        tile, batch = min(request.tile, max(size)), 1
+    pixels = min(tile, size[0]) * min(tile, size[1]) * batch
+    return EnginePlan(
+        card=card,
+        weights=weights,
+        device=str(device),
+        precision=precision,
+        tile=tile,
+        batch=batch,
+        overlap=request.overlap,
+        threads=request.threads or usable_cores(),
+        memory_bytes=pixels * pixel_bytes,
+    )
+
+
+def _pixel_bytes(card: ModelCard, precision: Precision) -> int:
+    channels = card.sizes.get("channels", 64)
+    at_the_end = 3 if card.network == "compact" else channels
+    itemsize = DTYPES[precision].itemsize
+    return bytes_per_pixel(channels, card.scale, itemsize, output_channels=at_the_end)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on the device now."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (ValueError, OSError, AttributeError):
+        return 4 << 30  # systems that do not tell: assume little
+
+
+def size_warnings(target: Target) -> list[str]:
+    """What a player may not manage."""
+    if target.width <= HARDWARE_LIMIT[0] and target.height <= HARDWARE_LIMIT[1]:
+        return []
+    return [
+        f"{target.width}x{target.height} is more than most hardware plays; --height 2160 is safe"
+    ]
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Refuse a job whose output surely does not fit.
+
+    Raises:
+        RequestError: with both figures.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise RequestError(
+            f"{folder}: about {needed >> 20} MiB are needed, {free >> 20} MiB are free"
+        )
