@@ -98,11 +98,10 @@ class Upscaler:
             return self._enlarge_tensor(picture)
         if picture.ndim != 3 or picture.shape[2] != 3:
             raise RequestError(f"a picture has shape (H,W,3), not {picture.shape}")
-        whole = np.issubdtype(picture.dtype, np.integer)
-        full = float(np.iinfo(picture.dtype).max) if whole else 1.0
+        full = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}.get(picture.dtype, 1.0)
         rgb = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float() / full
         larger = self._enlarge(rgb)[0].permute(1, 2, 0).clamp(0, 1) * full
-        return (larger.round() if whole else larger).cpu().numpy().astype(picture.dtype)
+        return (larger.round() if full > 1 else larger).cpu().numpy().astype(picture.dtype)
 
     def _enlarge_tensor(self, picture: Tensor) -> Tensor:
         if not picture.is_floating_point() or picture.ndim not in {3, 4}:

@@ -28,7 +28,7 @@ from vidsr.errors import Interrupted, RequestError, VidsrError
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-    from vidsr.job import Job, Plan, Progress, Result, StillPlan
+    from vidsr.job import Plan, Progress, Result, StillPlan
     from vidsr.media.probe import VideoInfo
 
 app = typer.Typer(
@@ -65,7 +65,9 @@ def upscale(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The new file; default: beside the input.")
     ] = None,
-    scale: Annotated[int | None, typer.Option(help="2, 3 or 4; default: 4 up to 4K, else 2.")] = None,
+    scale: Annotated[
+        int | None, typer.Option(help="2, 3 or 4; default: 4 up to 4K, else 2.")
+    ] = None,
     size: Annotated[str | None, typer.Option(help="Exact displayed size, WxH.")] = None,
     height: Annotated[int | None, typer.Option(help="Exact displayed height in pixels.")] = None,
     model: Annotated[
@@ -348,11 +350,12 @@ def _draw(planned: Plan | StillPlan, events: Iterator[Progress | Result]) -> Non
 
     engine = planned.engine
     with _bar(f"{engine.card.name} on {engine.device} ({engine.precision})") as bar:
-        task = bar.add_task("", total=getattr(planned, "frames_expected", 1) or None, rate="", by="")
+        expected = getattr(planned, "frames_expected", 1) or None
+        task = bar.add_task("", total=expected, rate="", by="")
         for event in events:
             if isinstance(event, Progress):
-                rate = f"{event.frames_per_second:.2f} fps"
-                bar.update(task, completed=event.frames, rate=rate, by=f"{event.bottleneck} busiest")
+                rate, by = f"{event.frames_per_second:.2f} fps", f"{event.bottleneck} busiest"
+                bar.update(task, completed=event.frames, rate=rate, by=by)
             else:
                 result = event
                 bar.update(task, completed=event.frames_out, total=event.frames_out)

@@ -451,7 +451,7 @@ def _enlarge(stages: list[Stage], picture: images.Samples, device: str) -> image
     return _codes(rgb[0].permute(1, 2, 0), picture.dtype)
 
 
-def _codes(values: Tensor, dtype: np.dtype[np.generic]) -> images.Samples:
+def _codes(values: Tensor, dtype: np.dtype[np.uint8 | np.uint16]) -> images.Samples:
     """[0,1] -> codes: clipped, then rounded once."""
     full = float(np.iinfo(dtype).max)
     codes = values.float().clamp(0, 1).mul(full).round_().cpu().numpy()

@@ -67,9 +67,17 @@ class Lane(Protocol):
 class Lanes(Protocol):
     """The three lanes of a device and its two kinds of memory."""
 
-    copy_in: Lane
-    compute: Lane
-    copy_out: Lane
+    @property
+    def copy_in(self) -> Lane:
+        """Uploads."""
+
+    @property
+    def compute(self) -> Lane:
+        """Everything that calculates."""
+
+    @property
+    def copy_out(self) -> Lane:
+        """Downloads."""
 
     def host_like(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Host memory that the device copies from and to fastest."""
@@ -261,14 +269,14 @@ class _CudaLanes:
 
 class _CudaLane:
     def __init__(self, device: torch.device) -> None:
-        self.stream = torch.cuda.Stream(device)
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def submit(self, work: Callable[[], None]) -> None:
         with torch.cuda.stream(self.stream):
             work()
 
     def record(self) -> Event:
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(self.stream)
         return event
 
@@ -336,7 +344,7 @@ class Ahead(Generic[T]):
                 self.busy_seconds += time.perf_counter() - began
                 if item is None or not self._put(item):
                     break
-        except BaseException as exc:  # noqa: BLE001 - raised again on the iterating side
+        except BaseException as exc:  # raised again on the iterating side
             self._error = exc
         finally:
             close = getattr(self._source, "close", None)

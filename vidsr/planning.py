@@ -142,7 +142,7 @@ def choose_model(model: str | None, factor: Fraction) -> tuple[ModelCard, Path]:
     """The card and file of the smallest member of a family that reaches `factor`.
 
     Args:
-        model: a family ("fast"), a member ("fast-x4"), a checkpoint's path, or None for the default.
+        model: a family ("fast"), a member ("fast-x4"), a checkpoint, or None for the default.
         factor: the enlargement that is needed; what the network gives beyond it is reduced again.
 
     Raises:

@@ -63,7 +63,7 @@ class _Cache:
 
     def read(self) -> Precision | None:
         choice = self._entries().get(self.key)
-        return choice if choice in DTYPES else None  # type: ignore[return-value]
+        return choice if choice in DTYPES else None
 
     def write(self, choice: Precision) -> None:
         entries = {**self._entries(), self.key: choice}

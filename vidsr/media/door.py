@@ -101,9 +101,13 @@ def _order(layout: PixelLayout) -> tuple[int, ...]:
 
 def _view(plane: av.video.plane.VideoPlane, shape: tuple[int, ...], depth: int) -> Plane:
     height, width = shape
+    memory = memoryview(plane)  # keeps the picture alive
+    rows: Plane
     if depth == 8:
-        return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :width]
-    return np.frombuffer(plane, np.uint16).reshape(-1, plane.line_size // 2)[:height, :width]
+        rows = np.frombuffer(memory, np.uint8).reshape(-1, plane.line_size)
+    else:
+        rows = np.frombuffer(memory, np.uint16).reshape(-1, plane.line_size // 2)
+    return rows[:height, :width]
 
 
 def _log2(number: int) -> int:

@@ -185,12 +185,13 @@ def _fit_size(layout: PixelLayout, size: tuple[int, int], names: list[str]) -> P
 
 def _options(encoder: str, traits: _Traits, request: EncoderRequest) -> dict[str, str]:
     options = dict(traits.options)
+    crf = None if request.crf is None else f"{request.crf:g}"
     for flag, name, asked, default in (
-        ("--crf", traits.quality, request.crf, traits.default_quality),
+        ("--crf", traits.quality, crf, traits.default_quality),
         ("--preset", traits.preset, request.preset, traits.default_preset),
     ):
         if name:
-            options[name] = default if asked is None else f"{asked:g}" if flag == "--crf" else asked
+            options[name] = default if asked is None else asked
         elif asked is not None:
             raise RequestError(f"{encoder} has no {flag}; set its own options with --enc key=value")
     return options

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal
 
 import av
 import av.logging
@@ -127,7 +127,9 @@ def probe(path: Path, *, video: int | None = None) -> VideoInfo:
             interlaced=picture.interlaced_frame,
             top_field_first="bottom first" not in description,
             chapters=len(container.chapters()),
-            common_clock=math.lcm(*(s.time_base.denominator for s in container.streams)),
+            common_clock=math.lcm(
+                *(s.time_base.denominator for s in container.streams if s.time_base)
+            ),
         )
 
 
@@ -158,13 +160,13 @@ def _video_stream(
     if index is not None:
         streams = [s for s in streams if s.index == index]
     if not streams:
-        kinds = sorted({s.type for s in container.streams}) or ["nothing"]
-        raise MediaError(f"{path} has no video to process; it holds {', '.join(kinds)}")
+        kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
+        raise MediaError(f"{path} has no video to process; it holds {kinds}")
     best = container.streams.best("video")
     chosen = best if best in streams else streams[0]
     if chosen.codec_context is None:
         raise MediaError(f"{path}: no decoder for its video; convert it with another tool first")
-    return cast("av.VideoStream", chosen)
+    return chosen
 
 
 def _first_picture(
@@ -204,7 +206,8 @@ def _frame_rate(stream: av.VideoStream) -> Fraction:
 
 
 def _display_matrix(picture: av.VideoFrame) -> tuple[int, ...] | None:
-    for data in picture.side_data:
+    side_data: Any = picture.side_data  # PyAV's stub calls it a dict; it iterates over the data
+    for data in side_data:
         if data.type.name == "DISPLAYMATRIX":
             return struct.unpack("=9i", bytes(data))
     return None
@@ -283,7 +286,7 @@ def _siting(description: str) -> Siting | None:
     return next((_SITING_NAMES[word] for word in words if word in _SITING_NAMES), None)
 
 
-def _describe(container: av.container.InputContainer, index: int) -> str:
+def _describe(container: Any, index: int) -> str:  # PyAV's stub lacks `dumps_format`
     """FFmpeg's verbose line about a stream: it names chroma siting and field order."""
     with _verbose_logging():
         lines = container.dumps_format().splitlines()

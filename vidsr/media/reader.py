@@ -19,6 +19,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 import av
 import av.error
@@ -99,6 +100,7 @@ class VideoReader:
         path = self.info.path
         with translated(path, "reading"), av.open(str(path)) as container:
             video = container.streams[self.info.video]
+            assert isinstance(video, av.VideoStream)
             video.codec_context.thread_count = self.threads
             video.thread_type = "AUTO"
             if self.trim.start:
@@ -112,7 +114,7 @@ class VideoReader:
                     yield from self._decode(packet)
             yield from self._drain(video)
 
-    def _demux(self, container: av.container.InputContainer) -> Iterator[av.Packet]:
+    def _demux(self, container: av.container.InputContainer) -> Iterator[av.Packet[Any]]:
         wanted = [container.streams[i] for i in (self.info.video, *self.copied)]
         try:
             for packet in container.demux(wanted):
@@ -122,7 +124,7 @@ class VideoReader:
             self.report.broken_off = exc.strerror or str(exc)
             log.warning("%s: reading broke off: %s", self.info.path, self.report.broken_off)
 
-    def _copy(self, packet: av.Packet) -> Iterator[Packet]:
+    def _copy(self, packet: av.Packet[Any]) -> Iterator[Packet]:
         time_base = packet.time_base
         moment = packet.pts if packet.pts is not None else packet.dts
         if moment is not None and not self.trim.holds(moment * time_base):
@@ -134,7 +136,7 @@ class VideoReader:
         self.report.copied[packet.stream_index] += 1
         yield packet
 
-    def _decode(self, packet: av.Packet) -> Iterator[Frame]:
+    def _decode(self, packet: av.Packet[Any]) -> Iterator[Frame]:
         self.report.packets += 1
         try:
             pictures = packet.decode()
@@ -150,7 +152,7 @@ class VideoReader:
         except (av.error.EOFError, av.error.InvalidDataError) as exc:
             log.debug("drained: %s", exc)
 
-    def _past_end(self, packet: av.Packet) -> bool:
+    def _past_end(self, packet: av.Packet[Any]) -> bool:
         """Whether decoding can stop: dts is past the end, so nothing earlier can follow."""
         if self.trim.end is None or packet.dts is None:
             return False

@@ -170,7 +170,7 @@ class VideoWriter:
         assert self._file is not None
         self._file.mux(self._video.encode(picture))
 
-    def _copy(self, packet: Any) -> None:  # noqa: ANN401 - a PyAV packet, typed by the protocol
+    def _copy(self, packet: Any) -> None:  # a PyAV packet; our protocol knows only its size
         index = packet.stream_index
         packet.stream = self._streams[index]
         assert self._file is not None
@@ -186,7 +186,7 @@ class VideoWriter:
             kept = {key.lower(): value for key, value in written.metadata.items()}
             for packet in written.demux():
                 if packet.size and packet.stream_index == video:
-                    times.append(packet.pts * tick)
+                    times.append((packet.pts or 0) * tick)
                 elif packet.size:
                     found[packet.stream_index] += 1
         self._compare_times(sorted(times), tick)
@@ -269,8 +269,9 @@ def _add_stream(
     track: TrackPlan,
     source: VideoInfo,
     video: VideoFormat,
-) -> Any:  # noqa: ANN401 - one of PyAV's stream classes
+) -> Any:  # one of PyAV's stream classes
     template = original.streams[track.stream.index]
+    stream: Any
     if track.action == "process":
         stream = _add_video(file, source, video)
         stream.metadata.update(_copy_tags(template.metadata, _STATISTICS_TAGS))
@@ -286,7 +287,7 @@ def _add_stream(
 def _add_video(
     file: av.container.OutputContainer, source: VideoInfo, video: VideoFormat
 ) -> av.VideoStream:
-    stream: av.VideoStream = file.add_stream(
+    stream = file.add_stream(
         video.encoder,
         rate=source.frame_rate,
         options=dict(video.options),
@@ -295,6 +296,7 @@ def _add_video(
         pix_fmt=planar_name(video.layout),
         time_base=source.time_base,
     )
+    assert isinstance(stream, av.VideoStream)
     context = stream.codec_context
     context.thread_count = video.threads
     context.colorspace, context.color_range = int(video.color.matrix), int(video.color.range)

@@ -10,7 +10,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from vidsr.engines.precision import DTYPES, Precision, fastest_precision
 from vidsr.errors import ModelError, RequestError
-from vidsr.evaluation.metrics import mean_psnr, psnr_y, shrink, to_picture
+from vidsr.evaluation.metrics import enlarge, mean_psnr, psnr_y, shrink, to_picture
 from vidsr.models.card import ModelCard, sha256_of
 from vidsr.models.load import build
 from vidsr.training import checkpoint
@@ -140,7 +140,11 @@ def train(recipe: UpscaleRecipe, run_dir: Path, *, resume: bool = False) -> Iter
     report = reporter.report()
     report.psnr = _measure(run, exam, recipe.scale)
     _save(run, recipe, run_dir)
-    export(run, recipe, run_dir, report.psnr)
+    measured = {}
+    if report.psnr is not None:
+        bicubic = _exam_psnr(lambda low_res: enlarge(low_res, recipe.scale), exam, recipe.scale)
+        measured = {"psnr_y": round(report.psnr, 2), "bicubic_psnr_y": round(bicubic, 2)}
+    export(run, recipe, run_dir, measured)
     yield report
 
 
@@ -164,8 +168,10 @@ def train_step(run: _Run, low_res: Tensor, high_res: Tensor, ema: float) -> Tens
     return loss.detach()
 
 
-def export(run: _Run, recipe: UpscaleRecipe, folder: Path, psnr: float | None) -> None:
+def export(run: _Run, recipe: UpscaleRecipe, folder: Path, measured: dict[str, float]) -> None:
     """Write the averaged network as `<name>.safetensors` and `<name>.json`, ready for `weights/`.
+
+    `measured` are figures on the validation crops, in dB; it may be empty.
 
     Raises:
         MediaError: the folder cannot be written.
@@ -182,7 +188,7 @@ def export(run: _Run, recipe: UpscaleRecipe, folder: Path, psnr: float | None) -
             f"{recipe.batch} {recipe.patch}-pixel patches, {run.seconds / 60:.0f} minutes"
         ),
         license=recipe.license,
-        measured={} if psnr is None else {"validation crops": {"psnr_y": round(psnr, 2)}},
+        measured={"validation crops": measured} if measured else {},
     )
     with checkpoint.replacing(folder / f"{recipe.name}.json") as part:
         card.write(part)
@@ -291,17 +297,21 @@ def _measure(run: _Run, exam: list[Tensor], scale: int) -> float | None:
     if not exam:
         return None
     device = next(run.average.parameters()).device
+    psnr = _exam_psnr(lambda low_res: run.average(low_res.to(device)), exam, scale)
+    run.log[-1]["psnr"] = psnr
+    return psnr
+
+
+def _exam_psnr(stage: Callable[[Tensor], Tensor], exam: list[Tensor], scale: int) -> float:
     with torch.inference_mode():
-        scores = [
-            psnr_y(
-                to_picture(run.average(shrink(original, scale).to(device))),
-                to_picture(original),
-                border=scale,
-            )
-            for original in exam
-        ]
-    run.log[-1]["psnr"] = mean_psnr(scores)
-    return run.log[-1]["psnr"]
+        return mean_psnr(
+            [
+                psnr_y(
+                    to_picture(stage(shrink(original, scale))), to_picture(original), border=scale
+                )
+                for original in exam
+            ]
+        )
 
 
 def _save(run: _Run, recipe: UpscaleRecipe, run_dir: Path) -> None:
