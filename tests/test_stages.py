@@ -159,6 +159,16 @@ def test_out_of_memory_at_the_smallest_tile_goes_up_with_the_way_out(size):
         stage(torch.rand(1, 3, *size))
 
 
+def test_after_a_small_picture_that_did_not_fit_a_large_one_still_can():
+    stage = fake_upscale(tile=64, batch=2, most_pixels=24 * 24)
+    engine = stage._engine
+    stage._engine = dataclasses.replace(engine, most_pixels=4)
+    with pytest.raises(OutOfMemory):
+        stage(torch.rand(1, 3, 6, 5))
+    stage._engine, stage._fit = engine, None
+    assert stage(torch.rand(1, 3, 64, 90)).shape == (1, 3, 128, 180)
+
+
 # Half precision
 
 
@@ -270,23 +280,41 @@ def test_every_stage_keeps_its_contract(network, memory_format):
 # Choosing a tile
 
 
-def test_a_small_picture_is_one_tile():
-    tile = choose_tile(
-        180, 320, margin=20, pixel_bytes=400, memory_bytes=1 << 33, device_type="cuda"
+def chosen(height, width, memory=1 << 34, device_type="cuda", pixel_bytes=1000):
+    return choose_tile(
+        height,
+        width,
+        margin=36,
+        pixel_bytes=pixel_bytes,
+        memory_bytes=memory,
+        device_type=device_type,
     )
-    assert tile[0] >= 320
 
 
-def test_less_memory_means_smaller_tiles_down_to_a_floor():
-    def chosen(memory):
-        return choose_tile(
-            1080, 1920, margin=36, pixel_bytes=1000, memory_bytes=memory, device_type="cuda"
-        )
+@pytest.mark.parametrize("device_type", ["cpu", "cuda", "mps"])
+def test_a_small_picture_is_one_tile(device_type):
+    assert chosen(180, 320, device_type=device_type) == (320, 1)
 
-    sides = [chosen(memory)[0] for memory in (1 << 34, 1 << 28, 1 << 24, 0)]
+
+@pytest.mark.parametrize("device_type", ["cpu", "cuda", "mps"])
+def test_less_memory_means_smaller_tiles_down_to_a_floor(device_type):
+    choices = [chosen(1080, 1920, memory, device_type) for memory in (1 << 34, 1 << 26, 1 << 24, 0)]
+    sides = [side for side, _ in choices]
     assert sides == sorted(sides, reverse=True)
     assert sides[-1] == 36 + 16
-    assert all(side**2 * batch * 1000 <= 1 << 28 for side, batch in [chosen(1 << 28)])
+    assert all(side**2 * batch * 1000 <= 1 << 26 for side, batch in choices[1:3])
+
+
+def test_a_narrow_picture_fills_its_batches():
+    side, batch = chosen(128, 100_000)
+    assert batch == 1024 * 1024 // (side * 128)
+
+
+def test_on_the_cpu_a_feature_map_stays_below_the_size_that_is_mapped_anew():
+    thin = bytes_per_pixel(32, 2, 4)
+    assert chosen(360, 640, device_type="cpu", pixel_bytes=thin) == (640, 1)  # measured: whole
+    side, _ = chosen(720, 1280, device_type="cpu", pixel_bytes=thin)
+    assert side**2 * 32 * 4 <= 32 << 20
 
 
 def test_bytes_grow_with_channels_scale_and_precision():

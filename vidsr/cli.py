@@ -254,7 +254,8 @@ def evaluate_upscale(
 
 def main() -> NoReturn:
     """Entry point: run the command and exit with its class's code."""
-    logging.basicConfig(level=logging.ERROR, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 writes 20 lines to stderr otherwise
     app(prog_name="vidsr")
     raise SystemExit(0)
 

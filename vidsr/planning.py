@@ -201,34 +201,39 @@ def choose_container(
     suffix = destination.suffix.lower()
     if explicit:
         muxer_of(destination)
-    offered = [suffix] if suffix in MUXERS else []
-    best = max(
-        dict.fromkeys([*offered, ".mkv", ".mp4"]),
-        key=lambda candidate: (len(_holdable(candidate, info, video)), candidate == suffix),
-    )
-    if suffix not in MUXERS or _holdable(best, info, video) > _holdable(suffix, info, video):
-        lacking = _holdable(best, info, video) - _holdable(suffix, info, video)
-        names = ", ".join(str(stream) for stream in info.streams if stream.index in lacking)
-        if explicit:
-            raise RequestError(
-                f"{destination.name} cannot hold {names}; -o {destination.stem}{best} can"
-            )
-        notes = [f"{best} instead of {suffix}, which cannot hold {names}"]
-        if suffix == ".avi":
-            notes = [f"{best} instead of .avi, which cannot keep timestamps"]
+    held = {
+        candidate: _holdable(candidate, info, video)
+        for candidate in dict.fromkeys((suffix, ".mkv", ".mp4"))
+        if candidate in MUXERS
+    }
+    best = max(held, key=lambda candidate: len(held[candidate]))  # the first of equals
+    if best == suffix:
+        notes = []
+    elif suffix not in MUXERS:
+        why = ", which cannot keep timestamps" if suffix == ".avi" else ""
+        notes = [f"{best} instead of {suffix}{why}"]
     else:
-        best, notes = suffix, []
-    held = _holdable(best, info, video)
-    tracks = tuple(_track(stream, info, best, held) for stream in info.streams)
+        lacking = _cannot_hold(suffix, info, video, held[best] - held[suffix])
+        if explicit:
+            raise RequestError(f"{lacking}; -o {destination.with_suffix(best).name} can")
+        notes = [f"{best} instead of {suffix}: {lacking}"]
+    tracks = tuple(_track(stream, info, best, held[best]) for stream in info.streams)
     return destination.with_suffix(best), tracks, notes
 
 
 def _holdable(suffix: str, info: VideoInfo, video: VideoFormat) -> frozenset[int]:
-    """Indices of the streams that a container takes."""
-    if suffix not in MUXERS:
-        return frozenset()
-    held = [stream.index for stream in info.streams if can_hold(suffix, info, stream, video)]
+    """Indices of the streams that a container takes; none if not the processed one."""
+    held = {
+        stream.index for stream in info.streams if can_hold(suffix, info, stream, video.encoder)
+    }
     return frozenset(held) if info.video in held else frozenset()
+
+
+def _cannot_hold(suffix: str, info: VideoInfo, video: VideoFormat, lacking: frozenset[int]) -> str:
+    if info.video in lacking:
+        return f"{suffix} cannot hold {video.encoder} video"
+    names = ", ".join(str(stream) for stream in info.streams if stream.index in lacking)
+    return f"{suffix} cannot hold {names}"
 
 
 def _track(stream: StreamInfo, info: VideoInfo, suffix: str, held: frozenset[int]) -> TrackPlan:

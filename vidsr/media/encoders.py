@@ -6,6 +6,7 @@ import difflib
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
+import av
 import av.codec
 import av.error
 
@@ -94,19 +95,18 @@ def choose_format(
         notes.append("more than 8 bits: HEVC Main10 (libx265), since few devices play 10-bit H.264")
     if source.interlaced and encoder != "libx264":
         notes.append(f"the interlaced flag is lost: {encoder} writes progressive frames")
-    merged = _merge(options, _bitstream_options(encoder, color, source))
-    return (
-        VideoFormat(
-            *size,
-            layout=layout,
-            color=color,
-            encoder=encoder,
-            options={**merged, **request.options},
-            threads=request.threads,
-            interlaced=source.interlaced and encoder == "libx264",
-        ),
-        notes,
+    merged = _merge(_merge(options, request.options), _bitstream_options(encoder, color, source))
+    chosen = VideoFormat(
+        *size,
+        layout=layout,
+        color=color,
+        encoder=encoder,
+        options=merged,
+        threads=request.threads,
+        interlaced=source.interlaced and encoder == "libx264",
     )
+    _try_open(chosen)
+    return chosen, notes
 
 
 def _pixel_formats(encoder: str) -> list[str]:
@@ -209,8 +209,34 @@ def _bitstream_options(encoder: str, color: ColorSpec, source: VideoInfo) -> dic
 
 
 def _merge(options: dict[str, str], more: dict[str, str]) -> dict[str, str]:
-    joined = {key: f"{options[key]}:{value}" for key, value in more.items() if key in options}
+    """Later options win; lists of parameters (x264-params) are joined."""
+    lists = {key for key in options.keys() & more.keys() if key.endswith("-params")}
+    joined = {key: f"{options[key]}:{more[key]}" for key in lists}
     return {**options, **more, **joined}
+
+
+def _try_open(video: VideoFormat) -> None:
+    """Open the encoder once for nothing, so that what it refuses is known before the first frame.
+
+    Raises:
+        RequestError: it cannot run here, or refuses or does not know an option.
+    """
+    context = av.codec.CodecContext.create(video.encoder, "w")
+    assert isinstance(context, av.VideoCodecContext)
+    context.width, context.height = video.width, video.height
+    context.pix_fmt = planar_name(video.layout)
+    context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
+    context.options = dict(video.options)
+    try:
+        context.open()
+    except (av.error.FFmpegError, OSError) as exc:
+        words = " ".join(f"{key}={value}" for key, value in video.options.items())
+        hardware = "; it needs an NVIDIA GPU and its driver" if "nvenc" in video.encoder else ""
+        raise RequestError(
+            f"{video.encoder} cannot be opened with {words} ({exc.strerror}){hardware}"
+        ) from exc
+    if unknown := sorted(context.options):
+        raise RequestError(f"{video.encoder} knows no option {', '.join(unknown)}")
 
 
 def _check_size(encoder: str, traits: _Traits, size: tuple[int, int]) -> None:

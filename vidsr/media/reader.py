@@ -122,7 +122,7 @@ class VideoReader:
                     yield packet
         except (av.error.InvalidDataError, av.error.OSError, av.error.EOFError) as exc:
             self.report.broken_off = exc.strerror or str(exc)
-            log.warning("%s: reading broke off: %s", self.info.path, self.report.broken_off)
+            log.info("%s: reading broke off: %s", self.info.path, self.report.broken_off)
 
     def _copy(self, packet: av.Packet[Any]) -> Iterator[Packet]:
         time_base = packet.time_base

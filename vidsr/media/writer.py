@@ -144,7 +144,7 @@ class VideoWriter:
         """
         assert self._file is not None
         with translated(self.path, "finishing the output"):
-            self._file.mux(self._video.encode(None))
+            self._file.mux(_mend_dts(self._video.encode(None)))
             self._file.close()
             self._file = None
             self._verify()
@@ -240,7 +240,12 @@ def muxer_of(path: Path) -> str:
 
 
 def _muxer_options(path: Path, source: VideoInfo) -> dict[str, str]:
-    """mp4 and mov store each stream's delay in ticks of the movie, 1 ms unless told otherwise."""
+    """mp4 and mov store each stream's delay in ticks of the movie, 1 ms unless told otherwise.
+
+    Matroska would move every stream to make the padding before an audio track's start positive.
+    """
+    if muxer_of(path) in {"matroska", "webm"}:
+        return {"avoid_negative_ts": "disabled"}
     if muxer_of(path) not in {"mp4", "mov", "3gp"}:
         return {}
     # Fine enough for every stream, as long as the file's length still fits in 32 bits of it.
@@ -249,18 +254,42 @@ def _muxer_options(path: Path, source: VideoInfo) -> dict[str, str]:
     return {"movie_timescale": str(fine if fits else max(video, 1000))}
 
 
-def can_hold(suffix: str, source: VideoInfo, track: StreamInfo, video: VideoFormat) -> bool:
-    """Whether a container takes a stream: its header is written to memory and thrown away."""
-    action: Literal["process", "copy"] = "process" if track.index == source.video else "copy"
+def can_hold(suffix: str, source: VideoInfo, track: StreamInfo, encoder: str) -> bool:
+    """Whether a container takes a stream, the processed one as encoded by `encoder`.
+
+    A header is written to memory and thrown away, since some muxers refuse only then; the encoder
+    itself is not opened for this.
+    """
     try:
         with av.open(str(source.path)) as original:
             trial = av.open(io.BytesIO(), "w", format=MUXERS[suffix])
-            _add_stream(trial, original, TrackPlan(track, action), source, video)
+            if track.index == source.video:
+                codec = av.codec.Codec(encoder, "w").canonical_name
+                trial.add_mux_stream(codec, width=source.width, height=source.height)
+                if MUXERS[suffix] == "matroska":
+                    return True  # it takes every codec, but no header before the encoder's own
+            else:
+                trial.add_stream_from_template(original.streams[track.index], opaque=True)
             trial.start_encoding()
             trial.close()
     except (av.error.FFmpegError, OSError, ValueError):
         return False
     return True
+
+
+def _mend_dts(packets: list[av.Packet[Any]]) -> list[av.Packet[Any]]:
+    """Give the last packets decoding times again where the encoder made them up.
+
+    libx265 leaves its delay unset when a stream is shorter than it, and dts is then garbage.
+    """
+    span = 64 * max((packet.duration or 1 for packet in packets), default=1)
+    if all(0 <= (p.pts or 0) - (p.dts or 0) <= span for p in packets):
+        return packets
+    ordered = sorted(packet.pts or 0 for packet in packets)
+    delay = max(pts - (p.pts or 0) for pts, p in zip(ordered, packets, strict=True))
+    for pts, packet in zip(ordered, packets, strict=True):
+        packet.dts = pts - delay
+    return packets
 
 
 def _add_stream(

@@ -1,0 +1,273 @@
+"""The pipeline's promises, on lanes that are threads with random delays (see Note [Two slots])."""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from vidsr.frame import ColorSpec, Frame, Matrix, PixelLayout, Range, Siting
+from vidsr.media.color import ColorConverter
+from vidsr.pipeline import Ahead, Chain, lanes_of, stream
+from vidsr.stages import Repeat
+
+LAYOUT = PixelLayout("yuv", 8, (1, 1))
+COLOR = ColorSpec(Matrix.BT709, Range.LIMITED, 1, 1, Siting.LEFT)
+WIDTH, HEIGHT = 32, 16
+POISON = 99
+
+
+class DelayedLane:
+    """A queue of its own thread: work is done later, in order, after a random delay."""
+
+    def __init__(
+        self, name: str, ignored_waits: frozenset[str], errors: list[BaseException]
+    ) -> None:
+        self.name = name
+        self.ignored_waits = ignored_waits
+        self.errors = errors
+        self.work: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self.delays = random.Random(name)
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def submit(self, work: Callable[[], None]) -> None:
+        self.work.put(work)
+
+    def record(self) -> DelayedEvent:
+        event = DelayedEvent(self)
+        self.work.put(event.done.set)
+        return event
+
+    def wait(self, event: DelayedEvent) -> None:
+        if self.name not in self.ignored_waits:
+            self.work.put(event.done.wait)
+
+    def _run(self) -> None:
+        while (work := self.work.get()) is not None:
+            time.sleep(self.delays.uniform(0, 0.003))
+            try:
+                work()
+            except BaseException as exc:
+                self.errors.append(exc)
+
+
+class DelayedEvent:
+    def __init__(self, lane: DelayedLane) -> None:
+        self.lane = lane
+        self.done = threading.Event()
+
+    def synchronize(self) -> None:
+        if "host" in self.lane.ignored_waits:
+            return
+        self.done.wait()
+        if self.lane.errors:
+            raise self.lane.errors[0]
+
+
+class DelayedLanes:
+    """The CPU twin of the CUDA lanes: separate memories, delays, and poisoned slots."""
+
+    def __init__(self, *, ignored_waits: frozenset[str] = frozenset()) -> None:
+        errors: list[BaseException] = []  # of any lane, as a CUDA error is of the whole device
+        self.copy_in = DelayedLane("copy_in", ignored_waits, errors)
+        self.compute = DelayedLane("compute", ignored_waits, errors)
+        self.copy_out = DelayedLane("copy_out", ignored_waits, errors)
+
+    def host_like(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return torch.full(shape, POISON if dtype != torch.bool else 0).to(dtype)
+
+    def device_like(self, host: Tensor) -> Tensor:
+        return host.clone()
+
+    def hand_back(self, memory: list[Tensor]) -> None:
+        for tensor in memory:
+            if tensor.dtype != torch.bool:
+                tensor.fill_(POISON)
+
+
+def frames(count: int) -> Iterator[Frame]:
+    draw = np.random.default_rng(0)
+    for number in range(count):
+        planes = tuple(
+            draw.integers(16, 236, shape, dtype=np.uint8)
+            for shape in LAYOUT.plane_shapes(WIDTH, HEIGHT)
+        )
+        yield Frame(planes, LAYOUT, COLOR, number * 3, 3, Fraction(1, 90))
+
+
+def chain(stage: Repeat | None = None) -> Chain:
+    stage = stage or Repeat(2)
+    height, width = stage.output_size(HEIGHT, WIDTH)
+    converter = ColorConverter(LAYOUT, COLOR)
+    return Chain(converter, [stage], converter, LAYOUT, COLOR, height, width)
+
+
+def run(lanes: object, count: int = 12, stage: Repeat | None = None) -> list[Frame]:
+    return list(stream(frames(count), chain(stage), lanes))
+
+
+def same(ours: list[Frame], theirs: list[Frame]) -> bool:
+    return all(
+        np.array_equal(a, b)
+        for one, other in zip(ours, theirs, strict=True)
+        for a, b in zip(one.planes, other.planes, strict=True)
+    )
+
+
+def test_delayed_lanes_give_the_pixels_of_immediate_ones() -> None:
+    assert same(run(DelayedLanes()), run(lanes_of(torch.device("cpu"))))
+
+
+@pytest.mark.parametrize("wait", ["compute", "copy_out", "host"])
+def test_taking_away_a_wait_gives_wrong_pixels(wait: str) -> None:
+    right = run(lanes_of(torch.device("cpu")))
+    assert not same(run(DelayedLanes(ignored_waits=frozenset({wait}))), right)
+
+
+def test_frames_come_out_in_order_with_their_own_times() -> None:
+    out = run(lanes_of(torch.device("cpu")), count=7)
+    assert [(f.pts, f.duration, f.time_base) for f in out] == [
+        (n * 3, 3, Fraction(1, 90)) for n in range(7)
+    ]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_short_streams_lose_nothing(count: int) -> None:
+    assert len(run(DelayedLanes(), count=count)) == count
+
+
+class Parcel:
+    """Stands for a packet of a copied stream."""
+
+    size = 10
+
+
+def test_packets_pass_through_unchanged() -> None:
+    parcels = [Parcel(), Parcel(), Parcel()]
+    first, second, third = frames(3)
+    items = [parcels[0], first, parcels[1], second, third, parcels[2]]
+    out = list(stream(items, chain(), lanes_of(torch.device("cpu"))))
+    assert [item for item in out if isinstance(item, Parcel)] == parcels
+    assert sum(isinstance(item, Frame) for item in out) == 3
+
+
+def test_frames_own_their_planes_after_the_slot_is_used_again() -> None:
+    out = run(DelayedLanes(), count=6)
+    assert not any((plane == POISON).all() for frame in out for plane in frame.planes)
+
+
+class NotFinite(Repeat):
+    """Claims that every third picture came out non-finite, until it is asked again."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.calls = self.redone = 0
+
+    @property
+    def faulty(self) -> Tensor:
+        return torch.tensor(self.calls % 3 == 0)
+
+    def __call__(self, rgb: Tensor) -> Tensor:
+        self.calls += 1
+        right = super().__call__(rgb)
+        return right * float("nan") if self.calls % 3 == 0 else right
+
+    def redo(self, rgb: Tensor) -> Tensor:
+        self.redone += 1
+        return super().__call__(rgb)
+
+
+@pytest.mark.parametrize("lanes", [DelayedLanes, lambda: lanes_of(torch.device("cpu"))])
+def test_a_picture_that_is_not_finite_is_computed_again(lanes: Callable[[], object]) -> None:
+    stage = NotFinite()
+    assert same(run(lanes(), count=7, stage=stage), run(lanes_of(torch.device("cpu")), count=7))
+    assert stage.redone == 2
+
+
+class Failing(Repeat):
+    def __call__(self, rgb: Tensor) -> Tensor:
+        raise MemoryError("no more")
+
+
+def test_an_error_of_a_stage_comes_out_of_the_stream() -> None:
+    with pytest.raises(MemoryError, match="no more"):
+        run(lanes_of(torch.device("cpu")), stage=Failing(2))
+    with pytest.raises(MemoryError, match="no more"):
+        run(DelayedLanes(), stage=Failing(2))
+
+
+def test_alpha_stays_behind() -> None:
+    with_alpha = [
+        replace(frame, planes=(*frame.planes, frame.planes[0]), layout=replace(LAYOUT, alpha=True))
+        for frame in frames(2)
+    ]
+    out = list(stream(with_alpha, chain(), lanes_of(torch.device("cpu"))))
+    assert [len(frame.planes) for frame in out] == [3, 3]
+
+
+class Endless:
+    """Yields parcels until it is closed; remembers how many were taken."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.closed = False
+
+    def __iter__(self) -> Endless:
+        return self
+
+    def __next__(self) -> Parcel:
+        self.taken += 1
+        return Parcel()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_ahead_stays_within_its_bound_and_stops_when_closed() -> None:
+    source = Endless()
+    with Ahead(source, limit=50, name="test") as ahead:
+        next(ahead)
+        time.sleep(0.05)
+        assert source.taken <= 8  # five fit, one was taken, one waits for room, one is slack
+    assert source.closed
+    assert not any(thread.name == "vidsr-test" for thread in threading.enumerate())
+
+
+def test_ahead_lets_one_item_through_that_is_larger_than_its_bound() -> None:
+    with Ahead(iter([Parcel(), Parcel()]), limit=1, name="test") as ahead:
+        assert len(list(ahead)) == 2
+
+
+def test_ahead_raises_the_error_of_its_thread_after_what_came_before_it() -> None:
+    def source() -> Iterator[Parcel]:
+        yield Parcel()
+        raise OSError("disk gone")
+
+    with Ahead(source(), limit=100, name="test") as ahead:
+        assert isinstance(next(ahead), Parcel)
+        with pytest.raises(OSError, match="disk gone"):
+            next(ahead)
+
+
+def test_leaving_early_stops_two_stages_behind_each_other() -> None:
+    source = Endless()
+    passing = chain()
+    with (
+        Ahead(source, limit=50, name="test-one") as one,
+        Ahead(
+            stream(one, passing, lanes_of(torch.device("cpu"))), limit=50, name="test-two"
+        ) as two,
+    ):
+        next(two)
+    assert source.closed
+    assert not any(t.name.startswith("vidsr-test") for t in threading.enumerate())
