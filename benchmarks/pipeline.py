@@ -78,7 +78,7 @@ def measure(clip: Path, options: argparse.Namespace) -> dict[str, object]:
         parts = [
             best_of("decode", (1, cores), lambda n: decode(planned, n, len(frames)), options.runs),
             best_of("colour", (1, cores), lambda n: colour(planned, frames, n), options.runs),
-            best_of("engine", (1, cores), lambda n: engine(planned, frames, n), options.runs),
+            best_of("engine", (cores,), lambda n: engine(planned, frames, n), options.runs),
             best_of("encode", (1, cores), lambda n: encode(planned, enlarged, n), options.runs),
         ]
         whole = repeat("whole", 0, lambda: whole_run(planned), options.runs)
@@ -170,21 +170,24 @@ def verify(planned: Plan, enlarged: list[Frame]) -> None:
 def best_of(
     part: str, thread_counts: tuple[int, ...], work: Callable[[int], None], runs: int
 ) -> Timing:
-    """The timing at the thread count with the least wall time."""
-    timings = [repeat(part, n, lambda n=n: work(n), runs) for n in sorted(set(thread_counts))]
-    return min(timings, key=lambda timing: timing.wall_seconds)
+    """The timing at the thread count that was fastest in a first run of each."""
+    first = {threads: once(lambda n=threads: work(n)) for threads in sorted(set(thread_counts))}
+    best = min(first, key=lambda threads: first[threads][0])
+    return repeat(part, best, lambda: work(best), runs)
 
 
 def repeat(part: str, threads: int, work: Callable[[], None], runs: int) -> Timing:
-    """Medians of `runs` runs after one that warms up."""
-    wall, cpu = [], []
-    for number in range(runs + 1):
-        cpu_began, began = _cpu_seconds(), time.perf_counter()
-        work()
-        if number:
-            wall.append(time.perf_counter() - began)
-            cpu.append(_cpu_seconds() - cpu_began)
-    return Timing(part, threads, statistics.median(wall), statistics.median(cpu))
+    """Medians of some runs."""
+    timings = [once(work) for _ in range(runs)]
+    wall, cpu = (statistics.median(values) for values in zip(*timings, strict=True))
+    return Timing(part, threads, wall, cpu)
+
+
+def once(work: Callable[[], None]) -> tuple[float, float]:
+    """(wall, CPU) seconds of one run."""
+    cpu_began, began = _cpu_seconds(), time.perf_counter()
+    work()
+    return time.perf_counter() - began, _cpu_seconds() - cpu_began
 
 
 def report(clip: Path, frames: int, parts: list[Timing], whole: Timing) -> dict[str, object]:

@@ -59,14 +59,14 @@ def make_clip(tmp_path: Path) -> ClipMaker:
         with av.open(str(path), "w") as file:
             video = file.add_stream(codec, rate=rate, options=options or {"crf": "10"})
             video.width, video.height, video.pix_fmt = *size, pix_fmt
-            video.time_base = time_base or Fraction(1, rate)
-            video.codec_context.time_base = video.time_base
+            clock = time_base or Fraction(1, rate)  # the stream's own changes with the header
+            video.time_base = video.codec_context.time_base = clock
             sound = file.add_stream("aac", rate=48000, layout="stereo") if audio else None
             for number in range(frames):
                 picture = av.VideoFrame.from_ndarray(gradient(number, *size), format="rgb24")
                 picture = picture.reformat(format=pix_fmt)
                 picture.pts = pts[number] if pts else number
-                picture.time_base = video.time_base
+                picture.time_base = clock
                 file.mux(video.encode(picture))
             file.mux(video.encode(None))
             if sound is not None:

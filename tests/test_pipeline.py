@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vidsr.frame import ColorSpec, Frame, Matrix, PixelLayout, Range, Siting
 from vidsr.media.color import ColorConverter
-from vidsr.pipeline import Ahead, Chain, lanes_of, stream
+from vidsr.pipeline import Ahead, Chain, Worker, stream, workers_on
 from vidsr.stages import Repeat
 
 LAYOUT = PixelLayout("yuv", 8, (1, 1))
@@ -94,6 +94,10 @@ class DelayedLanes:
             if tensor.dtype != torch.bool:
                 tensor.fill_(POISON)
 
+    def close(self) -> None:
+        for lane in (self.copy_in, self.compute, self.copy_out):
+            lane.work.put(None)
+
 
 def frames(count: int) -> Iterator[Frame]:
     draw = np.random.default_rng(0)
@@ -112,8 +116,18 @@ def chain(stage: Repeat | None = None) -> Chain:
     return Chain(converter, [stage], converter, LAYOUT, COLOR, height, width)
 
 
-def run(lanes: object, count: int = 12, stage: Repeat | None = None) -> list[Frame]:
-    return list(stream(frames(count), chain(stage), lanes))
+def delayed(stage: Repeat | None = None, *, ignoring: str = "") -> list[Worker]:
+    """Two slots on the delayed lanes, as on CUDA."""
+    return [Worker(chain(stage), DelayedLanes(ignored_waits=frozenset({ignoring})))] * 2
+
+
+def plain(stage: Repeat | None = None, *, count: int = 1) -> list[Worker]:
+    """The workers of a processor."""
+    return workers_on(torch.device("cpu"), lambda: chain(stage), count)
+
+
+def run(workers: list[Worker], count: int = 12) -> list[Frame]:
+    return list(stream(frames(count), workers))
 
 
 def same(ours: list[Frame], theirs: list[Frame]) -> bool:
@@ -125,17 +139,23 @@ def same(ours: list[Frame], theirs: list[Frame]) -> bool:
 
 
 def test_delayed_lanes_give_the_pixels_of_immediate_ones() -> None:
-    assert same(run(DelayedLanes()), run(lanes_of(torch.device("cpu"))))
+    assert same(run(delayed()), run(plain()))
 
 
 @pytest.mark.parametrize("wait", ["compute", "copy_out", "host"])
 def test_taking_away_a_wait_gives_wrong_pixels(wait: str) -> None:
-    right = run(lanes_of(torch.device("cpu")))
-    assert not same(run(DelayedLanes(ignored_waits=frozenset({wait}))), right)
+    assert not same(run(delayed(ignoring=wait)), run(plain()))
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_several_workers_give_the_same_frames_in_the_same_order(count: int) -> None:
+    ours, theirs = run(plain(count=count)), run(plain())
+    assert same(ours, theirs)
+    assert [frame.pts for frame in ours] == [frame.pts for frame in theirs]
 
 
 def test_frames_come_out_in_order_with_their_own_times() -> None:
-    out = run(lanes_of(torch.device("cpu")), count=7)
+    out = run(plain(), count=7)
     assert [(f.pts, f.duration, f.time_base) for f in out] == [
         (n * 3, 3, Fraction(1, 90)) for n in range(7)
     ]
@@ -143,7 +163,8 @@ def test_frames_come_out_in_order_with_their_own_times() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])
 def test_short_streams_lose_nothing(count: int) -> None:
-    assert len(run(DelayedLanes(), count=count)) == count
+    assert len(run(delayed(), count=count)) == count
+    assert len(run(plain(count=2), count=count)) == count
 
 
 class Parcel:
@@ -156,13 +177,13 @@ def test_packets_pass_through_unchanged() -> None:
     parcels = [Parcel(), Parcel(), Parcel()]
     first, second, third = frames(3)
     items = [parcels[0], first, parcels[1], second, third, parcels[2]]
-    out = list(stream(items, chain(), lanes_of(torch.device("cpu"))))
+    out = list(stream(items, plain()))
     assert [item for item in out if isinstance(item, Parcel)] == parcels
     assert sum(isinstance(item, Frame) for item in out) == 3
 
 
 def test_frames_own_their_planes_after_the_slot_is_used_again() -> None:
-    out = run(DelayedLanes(), count=6)
+    out = run(delayed(), count=6)
     assert not any((plane == POISON).all() for frame in out for plane in frame.planes)
 
 
@@ -187,10 +208,12 @@ class NotFinite(Repeat):
         return super().__call__(rgb)
 
 
-@pytest.mark.parametrize("lanes", [DelayedLanes, lambda: lanes_of(torch.device("cpu"))])
-def test_a_picture_that_is_not_finite_is_computed_again(lanes: Callable[[], object]) -> None:
+@pytest.mark.parametrize("workers", [delayed, plain])
+def test_a_picture_that_is_not_finite_is_computed_again(
+    workers: Callable[[Repeat], list[Worker]],
+) -> None:
     stage = NotFinite()
-    assert same(run(lanes(), count=7, stage=stage), run(lanes_of(torch.device("cpu")), count=7))
+    assert same(run(workers(stage), count=7), run(plain(), count=7))
     assert stage.redone == 2
 
 
@@ -201,9 +224,9 @@ class Failing(Repeat):
 
 def test_an_error_of_a_stage_comes_out_of_the_stream() -> None:
     with pytest.raises(MemoryError, match="no more"):
-        run(lanes_of(torch.device("cpu")), stage=Failing(2))
+        run(plain(Failing(2)))
     with pytest.raises(MemoryError, match="no more"):
-        run(DelayedLanes(), stage=Failing(2))
+        run(delayed(Failing(2)))
 
 
 def test_alpha_stays_behind() -> None:
@@ -211,7 +234,7 @@ def test_alpha_stays_behind() -> None:
         replace(frame, planes=(*frame.planes, frame.planes[0]), layout=replace(LAYOUT, alpha=True))
         for frame in frames(2)
     ]
-    out = list(stream(with_alpha, chain(), lanes_of(torch.device("cpu"))))
+    out = list(stream(with_alpha, plain()))
     assert [len(frame.planes) for frame in out] == [3, 3]
 
 
@@ -261,12 +284,9 @@ def test_ahead_raises_the_error_of_its_thread_after_what_came_before_it() -> Non
 
 def test_leaving_early_stops_two_stages_behind_each_other() -> None:
     source = Endless()
-    passing = chain()
     with (
         Ahead(source, limit=50, name="test-one") as one,
-        Ahead(
-            stream(one, passing, lanes_of(torch.device("cpu"))), limit=50, name="test-two"
-        ) as two,
+        Ahead(stream(one, plain()), limit=50, name="test-two") as two,
     ):
         next(two)
     assert source.closed

@@ -12,7 +12,9 @@ HEAVY = ("torch", "av", "numpy", "PIL", "ffmpeg", "safetensors", "skimage")
 
 def loaded_by(code: str) -> list[str]:
     """Which of the heavy packages a fresh interpreter holds after `code`."""
-    tail = f"; import sys; print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    tail = (
+        f"; import sys; print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    )
     ended = subprocess.run(
         [sys.executable, "-c", code + tail], capture_output=True, text=True, check=True
     )

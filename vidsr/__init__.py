@@ -18,6 +18,13 @@ The map of rooms, from the top floor down; imports go down only:
     larger = vidsr.Upscaler("fast-x4")(picture)
 
 Importing vidsr loads nothing heavy; the first use of a name does.
+
+Note [Libraries]
+~~~~~~~~~~~~~~~~
+What is not super-resolution is left to well-kept libraries, each behind one door: PyAV for codecs
+and containers (media), ffmpeg-python for a system ffmpeg (media, in a later version), Pillow for
+stills (media/images, and what reads training pictures), safetensors for weights (models, training),
+typer and rich for the command line, scikit-image for SSIM (evaluation, an extra).
 """
 
 from __future__ import annotations

@@ -96,15 +96,21 @@ class Upscaler:
         """
         if isinstance(picture, Tensor):
             return self._enlarge_tensor(picture)
-        if picture.ndim != 3 or picture.shape[2] != 3:
-            raise RequestError(f"a picture has shape (H,W,3), not {picture.shape}")
         full = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}.get(picture.dtype, 1.0)
-        rgb = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float() / full
+        numbers = full > 1 or np.issubdtype(picture.dtype, np.floating)
+        if not numbers or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
+            raise RequestError(
+                "an array is uint8, uint16 or float32 of shape (H,W,3), not "
+                f"{picture.dtype} {picture.shape}"
+            )
+        # A copy, since torch warns of arrays that are read-only and takes no mirrored ones.
+        rgb = torch.from_numpy(np.array(picture, order="C")).permute(2, 0, 1)[None].float() / full
         larger = self._enlarge(rgb)[0].permute(1, 2, 0).clamp(0, 1) * full
         return (larger.round() if full > 1 else larger).cpu().numpy().astype(picture.dtype)
 
     def _enlarge_tensor(self, picture: Tensor) -> Tensor:
-        if not picture.is_floating_point() or picture.ndim not in {3, 4}:
+        rgb = picture.ndim in {3, 4} and picture.shape[-3] == 3 and picture.numel() > 0
+        if not picture.is_floating_point() or not rgb:
             raise RequestError(
                 f"a tensor is floating point (3,H,W) or (N,3,H,W), not {picture.dtype} "
                 f"{tuple(picture.shape)}"

@@ -124,7 +124,8 @@ def upscale(
             _print_plan(planned, as_json)
             return
         draw = _draw_json if as_json else _draw_nothing if quiet else _draw
-        draw(planned, run(planned))
+        with contextlib.closing(run(planned)) as events:
+            draw(planned, events)
 
 
 @app.command()
@@ -172,12 +173,13 @@ def demo(
         from vidsr.media.snapshot import frame_at
         from vidsr.planning import SizeRequest
 
-        folder.mkdir(parents=True, exist_ok=True)
         clip, larger = folder / "demo.mp4", folder / f"demo-x{scale}.mp4"
-        draw_demo_clip(clip)
         job = Job(clip, larger, SizeRequest(scale=scale), overwrite=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        draw_demo_clip(clip)
         planned = plan(job, cache_dir=_cache_dir())
-        _draw(planned, run(planned))
+        with contextlib.closing(run(planned)) as events:
+            _draw(planned, events)
         sheet = folder / "before-after.png"
         before_after(frame_at(clip, 30), frame_at(larger, 30), sheet)
         console.print(f"before and after: {sheet}")
@@ -282,14 +284,15 @@ def _reporting(as_json: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         _fail(Interrupted("interrupted; nothing was written"), as_json)
     except BrokenPipeError:
-        os._exit(0)  # whoever read our output has gone
+        os._exit(Interrupted.exit_code)  # whoever read our output has gone
     except VidsrError as exc:
         _fail(exc, as_json)
 
 
 def _fail(error: VidsrError, as_json: bool) -> NoReturn:
     if as_json:
-        _print_json({"event": "error", "type": type(error).__name__, "message": str(error)})
+        facts = {"type": type(error).__name__, "exit_code": error.exit_code, "message": str(error)}
+        _print_json({"event": "error", **facts})
     else:
         errors.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
     raise typer.Exit(error.exit_code)
@@ -328,7 +331,7 @@ def _parse_time(text: str | None) -> Fraction | None:
         return None
     try:
         parts = [Fraction(part) for part in text.split(":")]
-    except ValueError as exc:
+    except (ValueError, ZeroDivisionError) as exc:
         raise RequestError(f"{text!r} is no time; write seconds, M:S or H:M:S") from exc
     if len(parts) > 3 or any(part < 0 for part in parts):
         raise RequestError(f"{text!r} is no time; write seconds, M:S or H:M:S")
@@ -376,6 +379,7 @@ def _bar(title: str) -> Bar:
         TextColumn("{task.fields[by]}"),
         console=errors,
         transient=True,
+        disable=not errors.is_terminal,  # it would leave an empty line in a log
     )
 
 
@@ -492,7 +496,7 @@ def _engine_facts(planned: Plan | StillPlan) -> dict[str, Any]:
     return {
         "model": f"{engine.card.name}: {engine.card.summary}",
         "engine": f"{engine.device}, {engine.precision}, tiles of {engine.tile} px, "
-        f"{engine.batch} a batch, {engine.threads} threads",
+        f"{engine.batch} a batch, {engine.workers} workers of {engine.threads} threads",
     }
 
 

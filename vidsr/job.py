@@ -12,7 +12,7 @@ batch is a list of Jobs, a resumed run can compare Jobs, and a cluster can send 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -32,7 +32,7 @@ from vidsr.media.probe import VideoInfo, probe
 from vidsr.media.reader import ReadReport, Trim, VideoReader
 from vidsr.media.writer import TrackPlan, VideoWriter, WriteReport
 from vidsr.models.load import load
-from vidsr.pipeline import Ahead, Chain, lanes_of, stream
+from vidsr.pipeline import Ahead, Chain, Worker, stream, workers_on
 from vidsr.planning import (
     EnginePlan,
     EngineRequest,
@@ -47,9 +47,10 @@ from vidsr.planning import (
     plan_engine,
     size_warnings,
 )
-from vidsr.stages import Resize, Stage, Upscale
+from vidsr.stages import Counters, Resize, Stage, Upscale
 
 REPORT_SECONDS = 0.5
+QUEUED_FRAMES = 4  # of the output's size, before and after the network each
 Item = Frame | Packet
 
 
@@ -191,7 +192,9 @@ def plan(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
     )
 
 
-def run(plan: Plan | StillPlan, *, stages: list[Stage] | None = None) -> Iterator[Event]:
+def run(
+    plan: Plan | StillPlan, *, stages: list[Stage] | None = None
+) -> Generator[Event, None, None]:
     """Do it: yields `Progress` now and then and one `Result` at the end.
 
     The output appears under its final name only when it is whole and verified. Closing the
@@ -205,11 +208,10 @@ def run(plan: Plan | StillPlan, *, stages: list[Stage] | None = None) -> Iterato
         VidsrError: what went wrong, with the exit code of its class.
     """
     if isinstance(plan, StillPlan):
-        yield _run_still(plan)
+        yield _run_still(plan, stages or open_stages(plan.engine, plan.target))
         return
     torch.set_num_threads(plan.engine.threads)
-    stages = stages or open_stages(plan.engine, plan.target)
-    chain = _chain(plan, stages)
+    workers = _workers(plan, stages)
     reader = VideoReader(plan.info, copied=_copied(plan), threads=0, trim=plan.job.trim)
     with VideoWriter(
         plan.destination,
@@ -220,13 +222,10 @@ def run(plan: Plan | StillPlan, *, stages: list[Stage] | None = None) -> Iterato
         end=plan.job.trim.end,
     ) as writer:
         clock = _Clock(plan.frames_expected)
-        lanes = lanes_of(chain.source.device)
-        frame_bytes = sum(
-            h * w for h, w in plan.video.layout.plane_shapes(chain.width, chain.height)
-        )
+        limit = QUEUED_FRAMES * plan.video.frame_bytes
         with (
-            Ahead(reader, limit=4 * frame_bytes, name="decode") as decoded,
-            Ahead(stream(decoded, chain, lanes), limit=4 * frame_bytes, name="compute") as done,
+            Ahead(reader, limit=limit, name="decode") as decoded,
+            Ahead(stream(decoded, workers), limit=limit, name="compute") as done,
         ):
             clock.watch(decoded, done)
             for item in done:
@@ -235,7 +234,7 @@ def run(plan: Plan | StillPlan, *, stages: list[Stage] | None = None) -> Iterato
                     yield progress
         _check_read(plan, reader.report)
         report = writer.finish()
-    yield _result(plan, stages, reader.report, report, clock)
+    yield _result(plan, workers, reader.report, report, clock)
 
 
 def _copied(plan: Plan) -> tuple[int, ...]:
@@ -244,6 +243,15 @@ def _copied(plan: Plan) -> tuple[int, ...]:
         track.stream.index
         for track in plan.tracks
         if track.action == "copy" and track.stream.kind != "attachment"
+    )
+
+
+def _workers(plan: Plan, stages: list[Stage] | None) -> list[Worker]:
+    device = torch.device(plan.engine.device)
+    if stages:
+        return workers_on(device, lambda: _chain(plan, stages), 1)
+    return workers_on(
+        device, lambda: _chain(plan, open_stages(plan.engine, plan.target)), plan.engine.workers
     )
 
 
@@ -296,7 +304,7 @@ def estimate_seconds(plan: Plan) -> float:
                 rgb = stage(rgb)
         rgb[..., 0, 0].cpu()  # waits for the device
         seconds.append(time.perf_counter() - began)
-    return seconds[-1] * plan.frames_expected
+    return seconds[-1] * plan.frames_expected / plan.engine.workers
 
 
 class _Clock:
@@ -353,7 +361,7 @@ def _damage(report: ReadReport) -> list[str]:
 
 
 def _result(
-    plan: Plan, stages: list[Stage], read: ReadReport, written: WriteReport, clock: _Clock
+    plan: Plan, workers: list[Worker], read: ReadReport, written: WriteReport, clock: _Clock
 ) -> Result:
     if read.frames != written.frames:
         raise VerificationError(
@@ -365,7 +373,8 @@ def _result(
         notes.append(f"{silent} packets gave no picture (outside an edit list, or empty)")
     if written.lost_tags:
         notes.append(f"the container cannot hold the tags {', '.join(written.lost_tags)}")
-    upscalers = [stage for stage in stages if isinstance(stage, Upscale)]
+    chains = {id(worker.chain): worker.chain for worker in workers}.values()
+    fallbacks = _fallbacks([stage for chain in chains for stage in chain.stages])
     return Result(
         destination=plan.destination,
         width=plan.video.width,
@@ -374,11 +383,17 @@ def _result(
         frames_out=written.frames,
         seconds=clock.seconds,
         bytes=written.bytes,
-        retiled=sum(stage.counters.retiled for stage in upscalers),
-        recomputed=sum(stage.counters.recomputed for stage in upscalers),
+        retiled=fallbacks.retiled,
+        recomputed=fallbacks.recomputed,
         busy=clock.shares(),
         notes=tuple(notes),
     )
+
+
+def _fallbacks(stages: list[Stage]) -> Counters:
+    """What the stages counted, together."""
+    counters = [stage.counters for stage in stages if isinstance(stage, Upscale)]
+    return Counters(sum(one.retiled for one in counters), sum(one.recomputed for one in counters))
 
 
 def _sample_aspect(info: VideoInfo, target: Target) -> Fraction | None:
@@ -414,10 +429,9 @@ def _plan_still(job: Job, cache_dir: Path | None) -> StillPlan:
     return StillPlan(job, still, destination, target, engine, tuple(size_warnings(target)))
 
 
-def _run_still(plan: StillPlan) -> Result:
+def _run_still(plan: StillPlan, stages: list[Stage]) -> Result:
     began = time.perf_counter()
-    torch.set_num_threads(plan.engine.threads)
-    stages = open_stages(plan.engine, plan.target)
+    torch.set_num_threads(plan.engine.threads * plan.engine.workers)
     still, device = plan.still, plan.engine.device
     rgb = _enlarge(stages, still.rgb, device)
     alpha = None
@@ -427,6 +441,7 @@ def _run_still(plan: StillPlan) -> Result:
         alpha = _codes(mask / float(np.iinfo(still.alpha.dtype).max), still.alpha.dtype)
     lost = images.write(plan.destination, replace(still, rgb=rgb, alpha=alpha))
     notes = (*plan.notes, *(f"{what} is lost in this format" for what in lost))
+    fallbacks = _fallbacks(stages)
     return Result(
         destination=plan.destination,
         width=plan.target.width,
@@ -435,6 +450,8 @@ def _run_still(plan: StillPlan) -> Result:
         frames_out=1,
         seconds=time.perf_counter() - began,
         bytes=plan.destination.stat().st_size,
+        retiled=fallbacks.retiled,
+        recomputed=fallbacks.recomputed,
         notes=notes,
     )
 

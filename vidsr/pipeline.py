@@ -14,10 +14,16 @@ uploaded and the one before is downloaded. The order of things is kept by events
 
 Three waits, and each is needed: tests run this code on lanes that are threads with random delays
 and that overwrite a slot's memory when it is handed back, and taking away any one wait gives wrong
-pixels. On CUDA the lanes are streams; on a processor they run at once, and the overlap of decode,
-compute and encode comes from `Ahead`, which runs an iterator in a thread of its own behind a
-bounded queue. Packets of copied streams pass through the same single queue, so badly interleaved
-files cannot deadlock two of them.
+pixels. On CUDA the lanes are three streams that both slots share.
+
+On a processor every slot has a worker of its own, a thread with its own copy of the stages, and
+there are as many as cores. Frames are independent, so several at once on one core each need no
+barrier between cores; one frame on all cores has one at every layer, waits there for whichever core
+the encoder is using, and took 1.5 times the processor time on two cores.
+
+Decoding and encoding run beside all this in `Ahead`, which puts an iterator in a thread of its own
+behind a bounded queue. Packets of copied streams pass through the same single queue, so badly
+interleaved files cannot deadlock two of them.
 
 A half-precision result may not be finite. The flag that says so travels with the download; the host
 reads it where it waits anyway, and has that frame's bad tiles computed again in fp32.
@@ -28,8 +34,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
@@ -88,10 +95,8 @@ class Lanes(Protocol):
     def hand_back(self, memory: list[Tensor]) -> None:
         """A slot's memory is free for the next frame; tests overwrite it here."""
 
-
-def lanes_of(device: torch.device) -> Lanes:
-    """The lanes of a device: streams on CUDA, immediate ones elsewhere."""
-    return _CudaLanes(device) if device.type == "cuda" else _HostLanes(device)
+    def close(self) -> None:
+        """No more work will come."""
 
 
 @dataclass
@@ -126,80 +131,101 @@ class Chain:
         self.target.from_rgb(rgb, out)
 
 
-def stream(items: Iterable[T], chain: Chain, lanes: Lanes) -> Iterator[Frame | T]:
-    """Send every frame through the chain, in order; pass everything else on as it is.
+@dataclass(frozen=True)
+class Worker:
+    """A chain and the lanes that it runs on. Each slot has one; on CUDA they share it."""
+
+    chain: Chain
+    lanes: Lanes
+
+
+def workers_on(device: torch.device, make_chain: Callable[[], Chain], count: int) -> list[Worker]:
+    """One worker for each slot: two slots on a device, `count` of them on a processor."""
+    if device.type == "cpu":
+        return [Worker(make_chain(), _ThreadLanes()) for _ in range(count)]
+    lanes = _CudaLanes(device) if device.type == "cuda" else _ImmediateLanes(device)
+    return [Worker(make_chain(), lanes)] * SLOTS
+
+
+def stream(items: Iterable[T], workers: Sequence[Worker]) -> Iterator[Frame | T]:
+    """Send every frame through a chain, in order; pass everything else on as it is.
 
     The frames that come out own their planes. Errors of the stages come out of the iteration.
     """
-    free = [_Slot() for _ in range(SLOTS)]
+    free = deque(_Slot(worker.chain, worker.lanes) for worker in workers)
     in_flight: deque[tuple[_Slot, Frame]] = deque()
-    for item in items:
-        if not isinstance(item, Frame):
-            yield item
-            continue
-        if not free:
-            slot, frame = in_flight.popleft()
-            yield slot.finish(frame, chain, lanes)
-            free.append(slot)
-        slot = free.pop()
-        slot.start(item, chain, lanes)
-        in_flight.append((slot, item))
-    for slot, frame in in_flight:
-        yield slot.finish(frame, chain, lanes)
+    try:
+        for item in items:
+            if not isinstance(item, Frame):
+                yield item
+                continue
+            if not free:
+                slot, frame = in_flight.popleft()
+                yield slot.finish(frame)
+                free.append(slot)
+            slot = free.popleft()
+            slot.start(item)
+            in_flight.append((slot, item))
+        for slot, frame in in_flight:
+            yield slot.finish(frame)
+    finally:
+        for worker in workers:
+            worker.lanes.close()
 
 
 @dataclass
 class _Slot:
     """The memory of one frame on its way through the device."""
 
+    chain: Chain
+    lanes: Lanes
     host_in: list[Tensor] = field(default_factory=list)
     device_in: list[Tensor] = field(default_factory=list)
     device_out: list[Tensor] = field(default_factory=list)
     host_out: list[Tensor] = field(default_factory=list)  # planes, then the faulty flag
     downloaded: Event | None = None
 
-    def start(self, frame: Frame, chain: Chain, lanes: Lanes) -> None:
+    def start(self, frame: Frame) -> None:
         """Submit a frame's upload, computation and download."""
         if not self.host_in:
-            self._allocate(frame, chain, lanes)
+            self._allocate(frame)
         for memory, plane in zip(self.host_in, frame.planes, strict=False):  # alpha stays behind
             np.copyto(memory.numpy(), plane)
+        lanes, (*planes, faulty) = self.lanes, self.device_out
         lanes.copy_in.submit(lambda: _copy(self.host_in, self.device_in))
         lanes.compute.wait(lanes.copy_in.record())
-        *planes, faulty = self.device_out
-        lanes.compute.submit(lambda: chain.run(self.device_in, planes, faulty))
+        lanes.compute.submit(lambda: self.chain.run(self.device_in, planes, faulty))
         lanes.copy_out.wait(lanes.compute.record())
         lanes.copy_out.submit(lambda: _copy(self.device_out, self.host_out))
         self.downloaded = lanes.copy_out.record()
 
-    def finish(self, frame: Frame, chain: Chain, lanes: Lanes) -> Frame:
+    def finish(self, frame: Frame) -> Frame:
         """Wait for the result, take it out, and hand the slot back."""
         assert self.downloaded is not None
         self.downloaded.synchronize()
         if bool(self.host_out[-1]):
-            self._compute_again(chain, lanes)
-        result = Frame(
+            self._compute_again()
+        result = replace(
+            frame,
             planes=tuple(memory.numpy().copy() for memory in self.host_out[:-1]),
-            layout=chain.layout,
-            color=chain.color,
-            pts=frame.pts,
-            duration=frame.duration,
-            time_base=frame.time_base,
-            interlaced=frame.interlaced,
-            top_field_first=frame.top_field_first,
-            damaged=frame.damaged,
+            layout=self.chain.layout,
+            color=self.chain.color,
         )
-        lanes.hand_back([*self.host_in, *self.device_in, *self.device_out, *self.host_out])
+        self.lanes.hand_back(
+            [*self.host_in, *self.device_in, *self.device_out, *self.host_out],
+        )
         return result
 
-    def _compute_again(self, chain: Chain, lanes: Lanes) -> None:
-        planes = self.device_out[:-1]
-        lanes.compute.submit(lambda: chain.run_again(self.device_in, planes))
+    def _compute_again(self) -> None:
+        lanes, planes = self.lanes, self.device_out[:-1]
+        lanes.compute.submit(lambda: self.chain.run_again(self.device_in, planes))
         lanes.copy_out.wait(lanes.compute.record())
         lanes.copy_out.submit(lambda: _copy(planes, self.host_out[:-1]))
         lanes.copy_out.record().synchronize()
 
-    def _allocate(self, frame: Frame, chain: Chain, lanes: Lanes) -> None:
+    def _allocate(self, frame: Frame) -> None:
+        chain, lanes = self.chain, self.lanes
+
         def planes(layout: PixelLayout, width: int, height: int) -> list[Tensor]:
             dtype = torch.uint8 if layout.depth == 8 else torch.uint16
             shapes = layout.plane_shapes(width, height)
@@ -219,8 +245,63 @@ def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:
             target.copy_(source, non_blocking=True)
 
 
-class _HostLanes:
-    """Work is done when it is submitted; host and device memory are the same."""
+class _ThreadLanes:
+    """All three lanes are one thread; host and device memory are the same."""
+
+    def __init__(self) -> None:
+        self.copy_in = self.compute = self.copy_out = _ThreadLane()
+
+    def host_like(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return torch.empty(shape, dtype=dtype)
+
+    def device_like(self, host: Tensor) -> Tensor:
+        return host
+
+    def hand_back(self, memory: list[Tensor]) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        self.compute.close()
+
+
+class _ThreadLane:
+    """Work is done in order by a thread; an error of it is raised where the host waits."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="vidsr-compute")
+        self._last: Future[None] | None = None
+
+    def submit(self, work: Callable[[], None]) -> None:
+        before = self._last
+
+        def after_what_came_before() -> None:
+            if before is not None:
+                before.result()  # done by now; raises its error, if it had one
+            work()
+
+        self._last = self._thread.submit(after_what_came_before)
+
+    def record(self) -> Event:
+        assert self._last is not None
+        return _Done(self._last)
+
+    def wait(self, event: Event) -> None:
+        """The other lanes are this one, and it works in order."""
+
+    def close(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Done:
+    work: Future[None]
+
+    def synchronize(self) -> None:
+        self.work.result()
+
+
+class _ImmediateLanes:
+    """Work is queued by the device itself when it is submitted (MPS), which has one queue."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -230,9 +311,12 @@ class _HostLanes:
         return torch.empty(shape, dtype=dtype)
 
     def device_like(self, host: Tensor) -> Tensor:
-        return host if self.device.type == "cpu" else torch.empty_like(host, device=self.device)
+        return torch.empty_like(host, device=self.device)
 
     def hand_back(self, memory: list[Tensor]) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
         """Nothing to do."""
 
 
@@ -244,10 +328,11 @@ class _ImmediateLane:
         return self
 
     def wait(self, event: Event) -> None:
-        """Nothing is ever pending."""
+        """The device's one queue keeps the order."""
 
     def synchronize(self) -> None:
-        """Nothing is ever pending (on MPS, reading the result waits by itself)."""
+        if torch.backends.mps.is_available():
+            torch.mps.synchronize()
 
 
 class _CudaLanes:
@@ -264,6 +349,9 @@ class _CudaLanes:
         return torch.empty_like(host, device=self.device)
 
     def hand_back(self, memory: list[Tensor]) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
         """Nothing to do."""
 
 

@@ -27,6 +27,7 @@ from vidsr.stages import SMALLEST_KEPT, bytes_per_pixel, choose_tile
 LARGEST_DEFAULT = (3840, 2160)  # without --scale the result stays within this if it can
 HARDWARE_LIMIT = (4096, 2304)  # many players decode no more than H.264 level 5.1 in hardware
 DEFAULT_FAMILY = "fast"
+MOST_WORKERS = 8  # each holds a frame and a network; beyond this, workers get more threads
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class EnginePlan:
     tile: int
     batch: int
     overlap: int
-    threads: int
+    threads: int  # of each worker
+    workers: int  # frames that are computed at once; see Note [Two slots]
     memory_bytes: int  # estimate of what the engine takes
 
 
@@ -88,6 +90,8 @@ class EngineRequest:
     def __post_init__(self) -> None:
         if self.overlap < 0:
             raise RequestError(f"--overlap {self.overlap} is negative")
+        if self.threads is not None and self.threads < 1:
+            raise RequestError(f"--threads {self.threads}: at least 1; leave it out for all cores")
 
 
 @dataclass(frozen=True)
@@ -207,17 +211,17 @@ def choose_container(
         if candidate in MUXERS
     }
     best = max(held, key=lambda candidate: len(held[candidate]))  # the first of equals
+    tracks = tuple(_track(stream, info, best, held[best]) for stream in info.streams)
     if best == suffix:
-        notes = []
-    elif suffix not in MUXERS:
+        return destination, tracks, []
+    if suffix not in MUXERS:
         why = ", which cannot keep timestamps" if suffix == ".avi" else ""
-        notes = [f"{best} instead of {suffix}{why}"]
+        notes = [f"{best} instead of {suffix or 'a name without suffix'}{why}"]
     else:
         lacking = _cannot_hold(suffix, info, video, held[best] - held[suffix])
         if explicit:
             raise RequestError(f"{lacking}; -o {destination.with_suffix(best).name} can")
         notes = [f"{best} instead of {suffix}: {lacking}"]
-    tracks = tuple(_track(stream, info, best, held[best]) for stream in info.streams)
     return destination.with_suffix(best), tracks, notes
 
 
@@ -283,7 +287,10 @@ def plan_engine(
     )
     if request.tile is not None:
         tile, batch = min(request.tile, max(size)), 1
-    pixels = min(tile, size[0]) * min(tile, size[1]) * batch
+    engine_bytes = min(tile, size[0]) * min(tile, size[1]) * batch * pixel_bytes
+    cores = request.threads or usable_cores()
+    affordable = int(free_memory(device) * 0.6) // engine_bytes
+    workers = max(1, min(cores, MOST_WORKERS, affordable)) if device.type == "cpu" else 1
     return EnginePlan(
         card=card,
         weights=weights,
@@ -292,8 +299,9 @@ def plan_engine(
         tile=tile,
         batch=batch,
         overlap=request.overlap,
-        threads=request.threads or usable_cores(),
-        memory_bytes=pixels * pixel_bytes,
+        threads=max(1, cores // workers),
+        workers=workers,
+        memory_bytes=engine_bytes * workers,
     )
 
 

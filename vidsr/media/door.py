@@ -22,9 +22,21 @@ def translated(path: Path, doing: str) -> Iterator[None]:
     """Turn whatever PyAV raises inside into one sentence: `<path>: <doing> failed (<why>)`."""
     try:
         yield
-    except (av.error.FFmpegError, OSError) as exc:
-        reason = exc.strerror or str(exc).split(";")[0]
+    except (av.error.FFmpegError, OSError, ValueError) as exc:  # ValueError: PyAV's own checks
+        reason = getattr(exc, "strerror", None) or str(exc).split(";")[0]
         raise MediaError(f"{path}: {doing} failed ({reason})") from exc
+
+
+def open_input(path: Path) -> av.container.InputContainer:
+    """Open a file for reading; tags that are not UTF-8 are taken for Latin-1, as old tools wrote.
+
+    Raises:
+        av.error.FFmpegError: it cannot be opened; see `translated`.
+    """
+    try:
+        return av.open(str(path))
+    except UnicodeDecodeError:
+        return av.open(str(path), metadata_encoding="latin-1")
 
 
 def layout_of(pix_fmt: av.VideoFormat) -> PixelLayout:
@@ -34,14 +46,18 @@ def layout_of(pix_fmt: av.VideoFormat) -> PixelLayout:
         MediaError: floating-point samples or more than 16 bits.
     """
     depth = max(component.bits for component in pix_fmt.components)
-    if depth > 16:
-        raise MediaError(f"pixel format {pix_fmt.name} has {depth}-bit samples; up to 16 work")
+    if depth > 16 or "f16" in pix_fmt.name:
+        kind = "floating-point" if "f16" in pix_fmt.name else f"{depth}-bit"
+        raise MediaError(f"pixel format {pix_fmt.name} has {kind} samples; 16-bit integers work")
     depth = max(8, depth)
     alpha = any(c.is_alpha for c in pix_fmt.components) or pix_fmt.name == "pal8"
     if pix_fmt.is_rgb or pix_fmt.has_palette:
         return PixelLayout("rgb", depth, alpha=alpha)
     if sum(not c.is_alpha for c in pix_fmt.components) == 1:
-        return PixelLayout("gray", depth, alpha=alpha)
+        # FFmpeg has no planar grey with alpha; with neutral chroma it is the same picture.
+        if alpha:
+            return PixelLayout("yuv", depth, (1, 1), alpha=True)
+        return PixelLayout("gray", depth)
     steps = (_log2(64 // pix_fmt.chroma_width(64)), _log2(64 // pix_fmt.chroma_height(64)))
     return PixelLayout("yuv", depth, steps, alpha=alpha)
 
@@ -53,7 +69,7 @@ def planar_name(layout: PixelLayout) -> str:
     if layout.model == "rgb":
         return f"gbr{alpha}p{bits}"
     if layout.model == "gray":
-        return f"ya{bits}" if layout.alpha else f"gray{bits}"
+        return f"gray{bits}"
     return f"yuv{alpha}{_SUBSAMPLING[layout.subsampling]}p{bits}"
 
 
@@ -64,14 +80,21 @@ def planes_of(picture: av.VideoFrame, layout: PixelLayout) -> tuple[Plane, ...]:
     """
     name = planar_name(layout)
     if picture.format.name.replace("yuvj", "yuv") != name:
-        # Only a repacking: same range and matrix on both sides, so no value changes.
-        same = picture.color_range or 2
-        picture = picture.reformat(format=name, src_color_range=same, dst_color_range=same)
+        picture = repacked(picture, name)
     shapes = layout.plane_shapes(picture.width, picture.height)
     return tuple(
         _view(picture.planes[index], shape, layout.depth)
         for index, shape in zip(_order(layout), shapes, strict=True)
     )
+
+
+def repacked(picture: av.VideoFrame, pix_fmt: str) -> av.VideoFrame:
+    """The same samples in another order, or the picture itself."""
+    if picture.format.name == pix_fmt:
+        return picture
+    # Full range (2) on both sides, whatever it is, so no value changes. One thread: several write
+    # over each other's lines (p010 whose width is no multiple of 8).
+    return picture.reformat(format=pix_fmt, src_color_range=2, dst_color_range=2, threads=1)
 
 
 def picture_of(planes: tuple[Plane, ...], layout: PixelLayout) -> av.VideoFrame:

@@ -41,6 +41,18 @@ class VideoFormat:
     sample_aspect: Fraction | None = None  # None leaves it out
     threads: int = 0  # of the encoder; 0 lets it choose
     interlaced: bool = False
+    packed: bool = False  # ffv1 takes 8-bit RGB only as bgr0
+
+    @property
+    def pix_fmt(self) -> str:
+        """FFmpeg's name of what the encoder gets."""
+        return "bgr0" if self.packed else planar_name(self.layout)
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one frame's planes."""
+        shapes = self.layout.plane_shapes(self.width, self.height)
+        return sum(h * w for h, w in shapes) * (1 if self.layout.depth == 8 else 2)
 
 
 @dataclass(frozen=True)
@@ -54,12 +66,20 @@ class _Traits:
     options: dict[str, str] = field(default_factory=dict)
     lossless: bool = False
     largest_side: int = 65535
+    smallest_side: int = 1
 
 
 _NVENC = _Traits("cq", "19", "preset", "p5", {"rc": "vbr", "b": "0"}, largest_side=8192)
 _TRAITS = {
     "libx264": _Traits("crf", "17", "preset", "medium", largest_side=16384),
-    "libx265": _Traits("crf", "18", "preset", "medium", {"x265-params": "log-level=error"}),
+    "libx265": _Traits(
+        "crf",
+        "18",
+        "preset",
+        "medium",
+        {"x265-params": "log-level=error"},
+        smallest_side=64,  # libx265 writes past its own memory on pictures 48 pixels wide
+    ),
     "libsvtav1": _Traits("crf", "24", "preset", "6", largest_side=16384),
     "libvpx-vp9": _Traits("crf", "22", "cpu-used", "3", {"b": "0", "row-mt": "1"}),
     "ffv1": _Traits(options={"level": "3", "slicecrc": "1"}, lossless=True),
@@ -78,12 +98,17 @@ def choose_format(
     Raises:
         RequestError: no such encoder, or it cannot do what was asked.
     """
-    encoder = request.encoder or ("libx265" if source.layout.depth > 8 else "libx264")
+    deep = source.layout.depth > 8 and min(size) >= _TRAITS["libx265"].smallest_side
+    encoder = request.encoder or ("libx265" if deep else "libx264")
     traits = _TRAITS.get(encoder, _Traits())
     names = _pixel_formats(encoder)
-    layout, notes = _choose_layout(source.layout, traits, encoder, names)
-    if request.pix_fmt:
-        layout = _asked_layout(request.pix_fmt, encoder, names)
+    layout, notes = (
+        (_asked_layout(request.pix_fmt, encoder, names), [])
+        if request.pix_fmt
+        else _choose_layout(source.layout, traits, encoder, names)
+    )
+    if source.layout.alpha:
+        notes.append("the alpha channel is dropped")
     color = _choose_color(source, layout)
     options = _options(encoder, traits, request)
     width, height = size
@@ -92,7 +117,7 @@ def choose_format(
         layout = fitted
     _check_size(encoder, traits, size)
     if request.encoder is None and encoder == "libx265":
-        notes.append("more than 8 bits: HEVC Main10 (libx265), since few devices play 10-bit H.264")
+        notes.append("more than 8 bits: HEVC (libx265), since few devices play 10-bit H.264")
     if source.interlaced and encoder != "libx264":
         notes.append(f"the interlaced flag is lost: {encoder} writes progressive frames")
     merged = _merge(_merge(options, request.options), _bitstream_options(encoder, color, source))
@@ -104,6 +129,7 @@ def choose_format(
         options=merged,
         threads=request.threads,
         interlaced=source.interlaced and encoder == "libx264",
+        packed=bool(names) and planar_name(layout) not in names,
     )
     _try_open(chosen)
     return chosen, notes
@@ -120,17 +146,22 @@ def _pixel_formats(encoder: str) -> list[str]:
     return [pix_fmt.name for pix_fmt in codec.video_formats or ()]
 
 
+def _takes(names: list[str], layout: PixelLayout) -> bool:
+    name = planar_name(layout)
+    return not names or name in names or (name == "gbrp" and "bgr0" in names)
+
+
 def _choose_layout(
     source: PixelLayout, traits: _Traits, encoder: str, names: list[str]
 ) -> tuple[PixelLayout, list[str]]:
     """The nearest layout that the encoder takes: same model and depth first, never fewer bits."""
-    notes = ["the alpha channel is dropped"] if source.alpha else []
+    notes: list[str] = []
     wanted = replace(source, alpha=False)
-    if source.model == "rgb" and not (traits.lossless and planar_name(wanted) in names):
+    if source.model == "rgb" and not (traits.lossless and _takes(names, wanted)):
         notes.append("RGB becomes YUV 4:2:0, BT.709 (keep it with --encoder ffv1)")
         wanted = PixelLayout("yuv", source.depth, (1, 1))
     for candidate in _candidates(wanted):
-        if not names or planar_name(candidate) in names:
+        if _takes(names, candidate):
             if candidate != wanted:
                 notes.append(f"{encoder}: {planar_name(wanted)} becomes {planar_name(candidate)}")
             return candidate, notes
@@ -140,8 +171,13 @@ def _choose_layout(
 def _candidates(wanted: PixelLayout) -> list[PixelLayout]:
     deeper = [d for d in (8, 10, 12, 14, 16) if d >= wanted.depth]
     shallower = [d for d in (14, 12, 10, 8) if d < wanted.depth]
-    richer = [wanted.subsampling, (0, 0), (1, 0), (1, 1)]
-    shapes = [replace(wanted, subsampling=s) for s in dict.fromkeys(richer)]
+    step_x, step_y = wanted.subsampling
+
+    def loss(steps: tuple[int, int]) -> tuple[bool, int]:  # less chroma than wanted, else how near
+        return steps[0] > step_x or steps[1] > step_y, abs(sum(steps) - step_x - step_y)
+
+    nearest = [wanted.subsampling, *sorted([(1, 1), (1, 0), (0, 0)], key=loss)]
+    shapes = [replace(wanted, subsampling=s) for s in dict.fromkeys(nearest)]
     if wanted.model == "gray":
         shapes = [wanted, *(PixelLayout("yuv", wanted.depth, s) for s in ((1, 1), (1, 0), (0, 0)))]
     return [replace(shape, depth=depth) for depth in deeper + shallower for shape in shapes]
@@ -152,7 +188,7 @@ def _asked_layout(pix_fmt: str, encoder: str, names: list[str]) -> PixelLayout:
         for depth in (8, 10, 12, 14, 16):
             for step in steps:
                 layout = PixelLayout(model, depth, step)  # type: ignore[arg-type]
-                if planar_name(layout) == pix_fmt and (not names or pix_fmt in names):
+                if planar_name(layout) == pix_fmt and _takes(names, layout):
                     return layout
     planar = ", ".join(name for name in names if name.startswith(("yuv4", "gray", "gbrp")))
     raise RequestError(f"--pix-fmt {pix_fmt} does not go with {encoder}; these do: {planar}")
@@ -175,7 +211,7 @@ def _fit_size(layout: PixelLayout, size: tuple[int, int], names: list[str]) -> P
     if size[0] % (1 << step_x) == 0 and size[1] % (1 << step_y) == 0:
         return layout
     full = replace(layout, subsampling=(0, 0))
-    if names and planar_name(full) not in names:
+    if not _takes(names, full):
         raise RequestError(
             f"{size[0]}x{size[1]} is odd and the encoder cannot write 4:4:4; "
             "ask for an even --size, or another --encoder"
@@ -199,13 +235,12 @@ def _options(encoder: str, traits: _Traits, request: EncoderRequest) -> dict[str
 
 def _bitstream_options(encoder: str, color: ColorSpec, source: VideoInfo) -> dict[str, str]:
     """Siting and field order, which no attribute of PyAV carries."""
-    words = []
+    options = {}
     if color.siting not in {Siting.LEFT, Siting.UNSPECIFIED}:
-        words.append(f"chromaloc={int(color.siting) - 1}")
+        options["chroma_sample_location"] = color.siting.name.lower()
     if source.interlaced and encoder == "libx264":
-        words.append("tff=1" if source.top_field_first else "bff=1")
-    key = {"libx264": "x264-params", "libx265": "x265-params"}.get(encoder)
-    return {key: ":".join(words)} if key and words else {}
+        options["x264-params"] = "tff=1" if source.top_field_first else "bff=1"
+    return options
 
 
 def _merge(options: dict[str, str], more: dict[str, str]) -> dict[str, str]:
@@ -224,7 +259,7 @@ def _try_open(video: VideoFormat) -> None:
     context = av.codec.CodecContext.create(video.encoder, "w")
     assert isinstance(context, av.VideoCodecContext)
     context.width, context.height = video.width, video.height
-    context.pix_fmt = planar_name(video.layout)
+    context.pix_fmt = video.pix_fmt
     context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
     context.options = dict(video.options)
     try:
@@ -244,4 +279,9 @@ def _check_size(encoder: str, traits: _Traits, size: tuple[int, int]) -> None:
         raise RequestError(
             f"{encoder} writes at most {traits.largest_side} pixels a side, not {size[0]}x{size[1]}"
             "; ask for a smaller --height or another --encoder"
+        )
+    if min(size) < traits.smallest_side:
+        raise RequestError(
+            f"{encoder} needs {traits.smallest_side} pixels a side, {size[0]}x{size[1]} has fewer"
+            "; use --encoder libx264"
         )

@@ -31,7 +31,7 @@ import av.logging
 
 from vidsr.errors import MediaError
 from vidsr.frame import ColorSpec, Matrix, PixelLayout, Range, Siting
-from vidsr.media.door import layout_of, translated
+from vidsr.media.door import layout_of, open_input, translated
 
 StreamKind = Literal["video", "audio", "subtitle", "data", "attachment", "unknown"]
 
@@ -101,7 +101,7 @@ def probe(path: Path, *, video: int | None = None) -> VideoInfo:
         MediaError: missing, empty, not media, without video, or nothing decodable in it.
     """
     check_readable(path)
-    with translated(path, "reading"), av.open(str(path)) as container:
+    with translated(path, "reading"), open_input(path) as container:
         stream = _video_stream(container, path, video)
         description = _describe(container, stream.index)
         picture = _first_picture(container, stream, path)
@@ -291,7 +291,7 @@ def _describe(container: Any, index: int) -> str:  # PyAV's stub lacks `dumps_fo
     with _verbose_logging():
         lines = container.dumps_format().splitlines()
     marks = (f"Stream #0:{index}[", f"Stream #0:{index}(", f"Stream #0:{index}:")
-    return next((line for line in lines if any(mark in line for mark in marks)), "")
+    return next((line for line in lines if line.lstrip().startswith(marks)), "")
 
 
 _LOGGING = threading.Lock()

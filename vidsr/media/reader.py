@@ -26,7 +26,7 @@ import av.error
 
 from vidsr.errors import MediaError
 from vidsr.frame import Frame, Packet
-from vidsr.media.door import layout_of, planes_of, translated
+from vidsr.media.door import layout_of, open_input, planes_of, translated
 from vidsr.media.probe import VideoInfo
 
 log = logging.getLogger("vidsr.media")
@@ -90,6 +90,17 @@ class VideoReader:
         self.trim = trim or Trim()
         self.report = ReadReport(copied=dict.fromkeys(copied, 0))
         self._next_pts = 0
+        # Streams that have packets all along; sound may lie a second behind the picture in a file.
+        self._steady = {info.video} | {
+            stream.index
+            for stream in info.streams
+            if stream.index in copied and stream.kind in {"audio", "video"} and not stream.cover
+        }
+        self._covers = {stream.index for stream in info.streams if stream.cover}
+        # After a start, a copied video is only good from its next key frame on.
+        self._without_key_frame = {
+            stream.index for stream in info.streams if stream.kind == "video" and self.trim.start
+        }
 
     def __iter__(self) -> Iterator[Frame | Packet]:
         """Read the file once.
@@ -98,21 +109,48 @@ class VideoReader:
             MediaError: the file cannot be opened, or its picture changes size midway.
         """
         path = self.info.path
-        with translated(path, "reading"), av.open(str(path)) as container:
+        with translated(path, "reading"), open_input(path) as container:
             video = container.streams[self.info.video]
             assert isinstance(video, av.VideoStream)
             video.codec_context.thread_count = self.threads
             video.thread_type = "AUTO"
-            if self.trim.start:
-                container.seek(int(self.trim.start * av.time_base), backward=True)
+            target = self._seek_target()
+            if target is not None:
+                container.seek(target)
+            past_end: set[int] = set()
             for packet in self._demux(container):
-                if packet.stream_index != self.info.video:
+                if self._past_end(packet):
+                    past_end.add(packet.stream_index)
+                    if past_end >= self._steady:
+                        break
+                elif packet.stream_index != self.info.video:
                     yield from self._copy(packet)
-                elif self._past_end(packet):
-                    break
                 else:
                     yield from self._decode(packet)
             yield from self._drain(video)
+
+    def _seek_target(self) -> int | None:
+        """Where to go, in microseconds, so that a key frame at or before the start comes next.
+
+        Formats without an index (MPEG-TS) go to no key frame, so this tries, further and further
+        back; None is the file's beginning.
+        """
+        start, back = self.trim.start, Fraction(0)
+        if not start:
+            return None
+        with open_input(self.info.path) as container:
+            first = Fraction(container.start_time or 0, av.time_base)
+            while start - back > first:
+                target = int((start - back) * av.time_base)
+                try:
+                    container.seek(target)
+                except av.error.PermissionError:  # a raw stream cannot be sought in
+                    return None
+                moment = _next_key_frame(container, self.info.video)
+                if moment is not None and moment <= start:
+                    return target
+                back = 2 * back + 1
+        return None
 
     def _demux(self, container: av.container.InputContainer) -> Iterator[av.Packet[Any]]:
         wanted = [container.streams[i] for i in (self.info.video, *self.copied)]
@@ -125,9 +163,17 @@ class VideoReader:
             log.info("%s: reading broke off: %s", self.info.path, self.report.broken_off)
 
     def _copy(self, packet: av.Packet[Any]) -> Iterator[Packet]:
+        if packet.stream_index in self._covers:
+            self.report.copied[packet.stream_index] += 1
+            yield packet  # it has no time to be cut or moved
+            return
         time_base = packet.time_base
         moment = packet.pts if packet.pts is not None else packet.dts
         if moment is not None and not self.trim.holds(moment * time_base):
+            return
+        if packet.is_keyframe:
+            self._without_key_frame.discard(packet.stream_index)
+        if packet.stream_index in self._without_key_frame:
             return
         shift = self.trim.shift(time_base)
         if shift:
@@ -153,7 +199,7 @@ class VideoReader:
             log.debug("drained: %s", exc)
 
     def _past_end(self, packet: av.Packet[Any]) -> bool:
-        """Whether decoding can stop: dts is past the end, so nothing earlier can follow."""
+        """Whether its stream is done: dts is past the end, so nothing earlier can follow."""
         if self.trim.end is None or packet.dts is None:
             return False
         return bool(packet.dts * packet.time_base >= self.trim.end)
@@ -195,3 +241,10 @@ class VideoReader:
 
     def _usual_duration(self) -> int:
         return max(1, round(1 / (self.info.frame_rate * self.info.time_base)))
+
+
+def _next_key_frame(container: av.container.InputContainer, video: int) -> Fraction | None:
+    for packet in container.demux(video):
+        if packet.is_keyframe and packet.pts is not None and packet.size:
+            return Fraction(packet.pts * packet.time_base)
+    return None

@@ -14,7 +14,7 @@ import contextlib
 import io
 import os
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -27,7 +27,7 @@ from av.codec.context import Flags
 
 from vidsr.errors import MediaError, RequestError, VerificationError
 from vidsr.frame import Frame, Packet
-from vidsr.media.door import picture_of, planar_name, translated
+from vidsr.media.door import open_input, picture_of, repacked, translated
 from vidsr.media.encoders import VideoFormat
 from vidsr.media.probe import StreamInfo, VideoInfo
 
@@ -44,6 +44,9 @@ MUXERS = {
     ".mts": "mpegts",
     ".m2ts": "mpegts",
 }
+# These know no time before zero, where the first decoding time of reordered frames lies: FFmpeg
+# delays all their streams by the same few frames.
+DELAYED = frozenset({"mpegts", "flv"})
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class WriteReport:
     frames: int = 0
     copied: Counter[int] = field(default_factory=Counter)  # input stream -> packets
     lost_tags: list[str] = field(default_factory=list)  # metadata that the container cannot hold
+    empty: list[int] = field(default_factory=list)  # input streams without a packet, left out
     bytes: int = 0
 
 
@@ -87,10 +91,12 @@ class VideoWriter:
         self.report = WriteReport()
         self._part = path.with_name(f".{path.stem}.part{path.suffix}")
         self._pts = array("q")
+        self._source = source.video
         self._time_base = source.time_base
+        self._pix_fmt = video.pix_fmt
         self._file: av.container.OutputContainer | None = None
         try:
-            with translated(path, "opening the output"), av.open(str(source.path)) as original:
+            with translated(path, "opening the output"), open_input(source.path) as original:
                 self._file = av.open(
                     str(self._part),
                     "w",
@@ -104,6 +110,7 @@ class VideoWriter:
                     for track in tracks
                     if track.action != "drop"
                 }
+                self._tracks = {track.stream.index: track.stream for track in tracks}
                 self._file.set_chapters(_chapters(original, start=start, end=end))
                 self._file.start_encoding()
         except BaseException:
@@ -154,7 +161,7 @@ class VideoWriter:
         return self.report
 
     def _encode(self, frame: Frame) -> None:
-        picture = picture_of(frame.planes, frame.layout)
+        picture = repacked(picture_of(frame.planes, frame.layout), self._pix_fmt)
         picture.pts, picture.time_base = frame.pts, frame.time_base
         picture.duration = frame.duration
         color = frame.color
@@ -172,34 +179,60 @@ class VideoWriter:
 
     def _copy(self, packet: Any) -> None:  # a PyAV packet; our protocol knows only its size
         index = packet.stream_index
+        self.report.copied[index] += 1
+        if self._streams[index].type == "attachment":
+            return  # a cover, written with the header
         packet.stream = self._streams[index]
         assert self._file is not None
         self._file.mux_one(packet)
-        self.report.copied[index] += 1
 
     def _verify(self) -> None:
-        video = self._video.index
-        found: Counter[int] = Counter()
+        found: Counter[int] = Counter()  # input stream -> packets
         times: list[Fraction] = []
-        with av.open(str(self._part)) as written:
-            tick = written.streams[video].time_base or Fraction(1)
+        tick = Fraction(1)
+        with open_input(self._part) as written:
             kept = {key.lower(): value for key, value in written.metadata.items()}
+            inputs = self._inputs_of(written)
             for packet in written.demux():
-                if packet.size and packet.stream_index == video:
+                index = inputs.get(packet.stream_index)
+                if not packet.size or index is None:
+                    continue
+                found[index] += 1
+                if index == self._source:
+                    tick = packet.time_base
                     times.append((packet.pts or 0) * tick)
-                elif packet.size:
-                    found[packet.stream_index] += 1
         self._compare_times(sorted(times), tick)
         self._compare_packets(found)
         self.report.lost_tags = [key for key in self._tags if key.lower() not in kept]
 
+    def _inputs_of(self, written: av.container.InputContainer) -> dict[int, int]:
+        """For each stream of the file its index in the input: same kind, same order.
+
+        The index alone would not do: mp4 moves covers to the end and leaves out empty tracks.
+        """
+        places: defaultdict[tuple[str, bool], list[int]] = defaultdict(list)
+        for stream in written.streams:
+            cover = bool(stream.disposition & av.stream.Disposition.attached_pic)
+            places[stream.type, cover].append(stream.index)
+        ours: defaultdict[tuple[str, bool], list[int]] = defaultdict(list)
+        for index in sorted(self._streams, key=lambda index: self._streams[index].index):
+            ours[self._tracks[index].kind, self._tracks[index].cover].append(index)
+        inputs = {}
+        for sort, indices in ours.items():
+            if len(places[sort]) < len(indices):
+                empty = {i for i in indices if i != self._source and not self.report.copied[i]}
+                self.report.empty += sorted(empty)
+                indices = [index for index in indices if index not in empty]
+            inputs.update(zip(places[sort], indices, strict=False))
+        return inputs
+
     def _compare_packets(self, found: Counter[int]) -> None:
         """Copied streams hold at least what was given (mp4 adds empty subtitles for the gaps)."""
         for index, given in self.report.copied.items():
-            if found[self._streams[index].index] < given:
+            if found[index] < given:
                 raise VerificationError(
                     f"{self.path}: stream {index} of the input gave {given} packets, "
-                    f"{found[self._streams[index].index]} were written"
+                    f"{found[index]} were written"
                 )
 
     def _compare_times(self, written: list[Fraction], tick: Fraction) -> None:
@@ -209,8 +242,11 @@ class VideoWriter:
             )
         exact = self._time_base % tick == 0 if tick else False
         allowed = Fraction(0) if exact else tick / 2
+        delay = Fraction(0)
+        if written and muxer_of(self.path) in DELAYED:
+            delay, allowed = written[0] - self._pts[0] * self._time_base, tick  # rounded twice
         for pts, moment in zip(self._pts, written, strict=True):
-            if abs(pts * self._time_base - moment) > allowed:
+            if abs(pts * self._time_base + delay - moment) > allowed:
                 raise VerificationError(
                     f"{self.path}: the frame at {float(pts * self._time_base):.6f} s was written "
                     f"at {float(moment):.6f} s"
@@ -260,8 +296,10 @@ def can_hold(suffix: str, source: VideoInfo, track: StreamInfo, encoder: str) ->
     A header is written to memory and thrown away, since some muxers refuse only then; the encoder
     itself is not opened for this.
     """
+    if track.cover and MUXERS[suffix] != "mp4":
+        return MUXERS[suffix] == "matroska" and track.codec in _COVERS
     try:
-        with av.open(str(source.path)) as original:
+        with open_input(source.path) as original:
             trial = av.open(io.BytesIO(), "w", format=MUXERS[suffix])
             if track.index == source.video:
                 codec = av.codec.Codec(encoder, "w").canonical_name
@@ -304,6 +342,8 @@ def _add_stream(
     if track.action == "process":
         stream = _add_video(file, source, video)
         stream.metadata.update(_copy_tags(template.metadata, _STATISTICS_TAGS))
+    elif track.stream.cover and file.format.name == "matroska":
+        return _attach_cover(file, original, track.stream)
     else:
         # `opaque` copies the decoder's parameters; a cover or second video needs no encoder.
         stream = file.add_stream_from_template(template, opaque=True)
@@ -311,6 +351,19 @@ def _add_stream(
     # The template leaves out what makes a track findable: language, title, default, forced.
     stream.disposition = template.disposition
     return stream
+
+
+_COVERS = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
+
+
+def _attach_cover(
+    file: av.container.OutputContainer, original: av.container.InputContainer, cover: StreamInfo
+) -> Any:
+    """Matroska keeps a cover as an attached file."""
+    template = original.streams[cover.index]
+    name, mimetype = _COVERS[cover.codec or ""]
+    data = next(bytes(packet) for packet in original.demux(template) if packet.size)
+    return file.add_attachment(template.metadata.get("filename", name), mimetype, data)
 
 
 def _add_video(
@@ -322,7 +375,7 @@ def _add_video(
         options=dict(video.options),
         width=video.width,
         height=video.height,
-        pix_fmt=planar_name(video.layout),
+        pix_fmt=video.pix_fmt,
         time_base=source.time_base,
     )
     assert isinstance(stream, av.VideoStream)

@@ -1,4 +1,12 @@
-"""From a model card or a public checkpoint to a network with checked weights."""
+"""From a model card or a public checkpoint to a network with checked weights.
+
+Note [Why basicsr stays outside inference]
+~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~
+Public checkpoints come from BasicSR, and it would be the plain choice to load them with it. But
+basicsr 1.4.2 cannot be built on Python 3.13, cannot be imported with torchvision 0.17 or later, and
+reads checkpoints by unpickling. So the three networks are written here, with the tensor names of
+the originals, and basicsr is an extra that only training and tests may use.
+"""
 
 from __future__ import annotations
 

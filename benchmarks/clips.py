@@ -1,0 +1,97 @@
+"""Every clip of a folder, whole, through the real command, then held against its source.
+
+    python benchmarks/clips.py CLIPS [--model fast] [--scale 2] [--preset ultrafast] [--only NAME]
+
+CLIPS has folders of clips. Prints one line a clip: frames, time, what differs (nothing should), and
+what was dropped; a file that vidsr refuses is named with its sentence. Exits 1 if any differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import tempfile
+import time
+from pathlib import Path
+
+from vidsr.errors import VidsrError
+from vidsr.job import Job, Plan, Result, plan, run
+from vidsr.media.encoders import EncoderRequest
+from vidsr.media.verify import compare
+from vidsr.planning import EngineRequest, SizeRequest
+
+
+def main() -> None:
+    """Run all and exit with whether all were equal."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("clips", type=Path)
+    parser.add_argument("--model", default="fast")
+    parser.add_argument("--scale", type=int, default=2)
+    parser.add_argument("--preset", default="ultrafast")
+    parser.add_argument("--only", default="", help="part of a path")
+    parser.add_argument("--json", type=Path, default=Path("clips.json"))
+    options = parser.parse_args()
+    paths = sorted(p for p in options.clips.rglob("*.*") if p.suffix != ".md")
+    rows = [measure(path, options) for path in paths if options.only in str(path)]
+    options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    wrong = [row["clip"] for row in rows if row.get("different")]
+    print(f"{len(rows)} clips, {len(wrong)} with differences: {', '.join(wrong) or 'none'}")
+    raise SystemExit(bool(wrong))
+
+
+def measure(path: Path, options: argparse.Namespace) -> dict[str, object]:
+    """One clip: enlarge, compare, report."""
+    name = f"{path.parent.name}/{path.name}"
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            planned, result = enlarge(path, Path(folder), options)
+        except VidsrError as exc:
+            sentence = str(exc).replace(str(path), path.name)
+            print(f"{name:60} refused, code {exc.exit_code}: {sentence}", flush=True)
+            return {"clip": name, "refused": sentence, "code": exc.exit_code}
+        seconds = time.perf_counter() - began
+        dropped = frozenset(t.stream.index for t in planned.tracks if t.action == "drop")
+        checks = compare(path, result.destination, dropped=dropped)
+    different = [
+        f"{check.what}: {check.source} -> {check.written}" for check in checks if not check.equal
+    ]
+    notes = list(result.notes)
+    print(
+        f"{name:60} {result.frames_in:5} -> {result.frames_out:5} frames {seconds:7.1f} s  "
+        f"{len(checks)} checks, {'; '.join(different) or 'equal'}"
+        f"{'  [' + '; '.join(notes) + ']' if notes else ''}",
+        flush=True,
+    )
+    return {
+        "clip": name,
+        "frames_in": result.frames_in,
+        "frames_out": result.frames_out,
+        "seconds": seconds,
+        "checks": len(checks),
+        "different": different,
+        "notes": notes,
+    }
+
+
+def enlarge(path: Path, folder: Path, options: argparse.Namespace) -> tuple[Plan, Result]:
+    """What the command does, into a folder."""
+    job = Job(
+        source=path,
+        destination=folder,
+        size=SizeRequest(scale=options.scale),
+        engine=EngineRequest(model=options.model),
+        encoder=EncoderRequest(preset=options.preset),
+    )
+    planned = plan(job)
+    assert isinstance(planned, Plan)
+    with contextlib.closing(run(planned)) as events:
+        for event in events:
+            if isinstance(event, Result):
+                return planned, event
+    raise AssertionError("a run ended without a result")
+
+
+if __name__ == "__main__":
+    main()

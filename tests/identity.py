@@ -1,0 +1,83 @@
+"""Reader and writer with nothing between them, or with every sample doubled."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+
+from vidsr.frame import Frame
+from vidsr.media.encoders import EncoderRequest, choose_format
+from vidsr.media.probe import probe
+from vidsr.media.reader import ReadReport, Trim, VideoReader
+from vidsr.media.writer import TrackPlan, VideoWriter, WriteReport
+
+FAST = EncoderRequest(preset="ultrafast", threads=1)
+
+
+@dataclass
+class Passage:
+    """What reader and writer reported."""
+
+    read: ReadReport
+    written: WriteReport
+
+
+def pass_through(
+    source: Path,
+    path: Path,
+    *,
+    scale: int = 1,
+    encoder: EncoderRequest = FAST,
+    trim: Trim | None = None,
+    drop: Collection[int] = (),
+) -> Passage:
+    """Read a file and write it again, each sample repeated `scale` times both ways."""
+    trim = trim or Trim()
+    info = probe(source)
+    video, _ = choose_format(info, (scale * info.width, scale * info.height), encoder)
+    video = replace(video, sample_aspect=info.sample_aspect)
+    actions = {stream.index: "drop" if stream.index in drop else "copy" for stream in info.streams}
+    actions[info.video] = "process"
+    tracks = tuple(TrackPlan(stream, actions[stream.index]) for stream in info.streams)
+    copied = tuple(index for index, action in actions.items() if action == "copy")
+    reader = VideoReader(info, copied=copied, threads=1, trim=trim)
+    with VideoWriter(
+        path, source=info, video=video, tracks=tracks, start=trim.start, end=trim.end
+    ) as writer:
+        for item in reader:
+            writer.write(enlarged(item, scale) if isinstance(item, Frame) else item)
+        written = writer.finish()
+    return Passage(reader.report, written)
+
+
+def enlarged(frame: Frame, scale: int) -> Frame:
+    """Nearest neighbour; even sizes, so that chroma and luma stay together."""
+    planes = (plane.repeat(scale, axis=0).repeat(scale, axis=1) for plane in frame.planes)
+    shapes = frame.layout.plane_shapes(scale * frame.width, scale * frame.height)
+    cut = (plane[:height, :width] for plane, (height, width) in zip(planes, shapes, strict=True))
+    return replace(frame, planes=tuple(cut))
+
+
+def frames_of(path: Path, *, trim: Trim | None = None) -> list[Frame]:
+    """Every frame of the processed stream."""
+    reader = VideoReader(probe(path), copied=(), threads=1, trim=trim)
+    return [item for item in reader if isinstance(item, Frame)]
+
+
+def moments_of(path: Path) -> list[Fraction]:
+    """When each frame is shown, in seconds."""
+    return [frame.pts * frame.time_base for frame in frames_of(path)]
+
+
+def packets_of(path: Path, index: int) -> list[tuple[Fraction, bytes]]:
+    """(pts in seconds, data) of every packet of a stream, as PyAV alone reads them."""
+    with av.open(str(path)) as file:
+        return [
+            ((packet.pts or 0) * packet.time_base, bytes(packet))
+            for packet in file.demux(file.streams[index])
+            if packet.size
+        ]

@@ -1,0 +1,404 @@
+"""The command line: words in, sentences and exit codes out."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from conftest import ClipMaker, gradient
+from family import ship_family, tiny_model
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+import vidsr
+from vidsr import cli
+from vidsr.errors import RequestError
+
+COMMANDS = [
+    [],
+    ["upscale"],
+    ["info"],
+    ["models"],
+    ["demo"],
+    ["train"],
+    ["train", "upscale"],
+    ["evaluate"],
+    ["evaluate", "upscale"],
+]
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Small weights, a cache of our own, wide lines; the handler of SIGTERM as it was."""
+    ship_family(monkeypatch, tmp_path / "weights", 2, 4)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder
+
+
+def vidsr_command(*words: object) -> Result:
+    result = CliRunner().invoke(cli.app, [str(word) for word in words], prog_name="vidsr")
+    assert "Traceback" not in result.output + result.stderr
+    return result
+
+
+def refused(code: int, *words: object) -> str:
+    """The one sentence of a command that ends with `code`."""
+    result = vidsr_command(*words)
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    (sentence,) = result.stderr.splitlines()
+    assert sentence.startswith("error: ")
+    return sentence.removeprefix("error: ")
+
+
+# ------------------------------------------------------------------ help
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda words: " ".join(words) or "vidsr")
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_every_command_has_help(command: list[str], flag: str) -> None:
+    result = vidsr_command(*command, flag)
+    assert result.exit_code == 0
+    assert " ".join(["Usage: vidsr", *command]) in result.output
+
+
+def test_the_list_of_commands_above_is_complete() -> None:
+    def paths(command: Any, words: list[str]) -> Iterator[list[str]]:
+        yield words
+        for name, inner in getattr(command, "commands", {}).items():
+            yield from paths(inner, [*words, name])
+
+    assert sorted(paths(typer.main.get_command(cli.app), [])) == sorted(COMMANDS)
+
+
+def test_every_option_of_every_command_has_a_help_text() -> None:
+    def silent(command: Any) -> Iterator[str]:
+        for parameter in command.params:
+            if not getattr(parameter, "help", None):
+                yield f"{command.name} {parameter.name}"
+        for inner in getattr(command, "commands", {}).values():
+            yield from silent(inner)
+
+    assert list(silent(typer.main.get_command(cli.app))) == []
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    result = vidsr_command("--version")
+    assert (result.exit_code, result.output) == (0, f"vidsr {vidsr.__version__}\n")
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"]])
+def test_a_group_alone_shows_its_help(command: list[str]) -> None:
+    assert "Usage: vidsr" in vidsr_command(*command).output
+
+
+# ------------------------------------------------------------------ upscale
+
+
+def test_upscale_writes_the_file_and_says_what_it_did(make_clip: ClipMaker, out: Path) -> None:
+    result = vidsr_command("upscale", make_clip(audio=True), "-o", out / "a.mp4")
+    assert result.exit_code == 0, result.output
+    wrote, changed = result.stdout.splitlines()
+    assert wrote.startswith(f"wrote {out / 'a.mp4'}: 192x128, 8 frames, ")
+    assert changed == "dropped or changed: nothing"
+    assert [path.name for path in out.iterdir()] == ["a.mp4"]
+
+
+def test_upscale_takes_a_picture(tmp_path: Path, out: Path) -> None:
+    Image.fromarray(gradient(0, 48, 32)).save(tmp_path / "a.png")
+    result = vidsr_command("upscale", tmp_path / "a.png", "-o", out / "b.png", "--scale", 2)
+    assert result.exit_code == 0, result.output
+    assert f"wrote {out / 'b.png'}: 96x64, " in result.stdout
+
+
+def test_upscale_takes_every_option_at_once(make_clip: ClipMaker, out: Path) -> None:
+    words = [
+        *("--scale", 2, "--model", "fast", "--device", "cpu", "--precision", "fp32"),
+        *("--tile", 44, "--overlap", 4, "--threads", 1, "--encoder", "libx264", "--crf", 20),
+        *("--preset", "fast", "--enc", "tune=animation", "--enc", "x264-params=bframes=0"),
+        *("--pix-fmt", "yuv444p", "--start", 0, "--end", "0:0.2", "--overwrite", "--strict", "-q"),
+    ]
+    result = vidsr_command("upscale", make_clip(), "-o", out / "a.mp4", *words)
+    assert (result.exit_code, result.output) == (0, "")
+    assert (out / "a.mp4").is_file()
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(make_clip: ClipMaker, out: Path) -> None:
+    result = vidsr_command("upscale", make_clip(audio=True), "-o", out / "a.mp4", "--dry-run")
+    assert result.exit_code == 0, result.output
+    for word in ("input", "picture", "streams", "output", "model", "engine", "estimates", "notes"):
+        assert any(line.startswith(word) for line in result.stdout.splitlines())
+    assert "stream 1 (audio, aac, und): copy" in result.stdout
+    assert list(out.iterdir()) == []
+
+
+def test_dry_run_of_a_picture_prints_its_plan(tmp_path: Path, out: Path) -> None:
+    Image.fromarray(gradient(0, 48, 32)).convert("LA").save(tmp_path / "a.png")
+    result = vidsr_command("upscale", tmp_path / "a.png", "-o", out / "b.png", "--dry-run")
+    assert "PNG, 48x32, 8 bit, grey, alpha" in result.stdout
+    assert list(out.iterdir()) == []
+
+
+def test_quiet_prints_nothing(make_clip: ClipMaker, out: Path) -> None:
+    result = vidsr_command("upscale", make_clip(), "-o", out / "a.mp4", "-q")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_quiet_still_prints_errors(out: Path) -> None:
+    assert "no such file" in refused(3, "upscale", out / "gone.mp4", "--quiet")
+
+
+def test_json_lines_parse_and_end_with_the_result(
+    make_clip: ClipMaker, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vidsr.job.REPORT_SECONDS", 0)
+    result = vidsr_command("upscale", make_clip(), "-o", out / "a.mp4", "--json")
+    *progress, last = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [event["event"] for event in progress] == ["progress"] * 8
+    assert last["event"] == "result"
+    assert (last["frames_in"], last["frames_out"], last["width"]) == (8, 8, 192)
+    assert last["destination"] == str(out / "a.mp4")
+    assert result.stderr == ""
+
+
+def test_json_of_a_plan_is_one_line(make_clip: ClipMaker, out: Path) -> None:
+    for words in (
+        ["upscale", make_clip(), "-o", out / "a.mp4", "--dry-run"],
+        ["info", make_clip()],
+    ):
+        (line,) = vidsr_command(*words, "--json").stdout.splitlines()
+        assert json.loads(line)["event"] == "plan"
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "code"),
+    [
+        (["gone.mp4"], "MediaError", 3),
+        (["gone.mp4", "--scale", "7"], "RequestError", 2),
+    ],
+)
+def test_json_ends_with_the_error_and_its_exit_code(words: list[str], kind: str, code: int) -> None:
+    result = vidsr_command("upscale", *words, "--json")
+    (line,) = result.stdout.splitlines()
+    told = json.loads(line)
+    assert (told["event"], told["type"], told["exit_code"]) == ("error", kind, code)
+    assert told["message"]
+    assert result.exit_code == code
+    assert result.stderr == ""
+
+
+def test_what_is_in_square_brackets_is_printed_as_it_is(out: Path) -> None:
+    assert "[bold]gone[/bold].mp4" in refused(3, "upscale", "[bold]gone[/bold].mp4")
+
+
+# ------------------------------------------------------------------ other commands
+
+
+def test_info_shows_a_file_and_writes_nothing(make_clip: ClipMaker) -> None:
+    clip = make_clip(audio=True)
+    before = sorted(path.name for path in clip.parent.iterdir())
+    result = vidsr_command("info", clip)
+    assert result.exit_code == 0, result.output
+    assert "48x32 yuv420p, 24.000 fps" in result.stdout
+    after = sorted(path.name for path in clip.parent.iterdir())
+    assert set(after) - set(before) <= {"cache"}
+
+
+def test_models_lists_what_ships() -> None:
+    result = vidsr_command("models")
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == ["fast-x2", "fast-x4"]
+
+
+def test_models_as_json_are_the_cards() -> None:
+    lines = vidsr_command("models", "--json").stdout.splitlines()
+    assert [json.loads(line)["scale"] for line in lines] == [2, 4]
+
+
+def test_a_demo_of_an_unknown_scale_leaves_nothing(out: Path) -> None:
+    assert "2, 3 and 4 work" in refused(2, "demo", out / "demo", "--scale", 9)
+    assert list(out.iterdir()) == []
+
+
+# ------------------------------------------------------------------ wrong words
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--scale", "5"], "--scale 5: 2, 3 and 4 work"),
+        (["--scale", "2", "--height", "720"], "exclude each other"),
+        (["--size", "1920"], "--size 1920 is not WxH"),
+        (["--size", "axb"], "--size axb is not WxH"),
+        (["--size", "-1x5"], "--size -1x5 is not WxH"),
+        (["--height", "5"], "below 16 pixels"),
+        (["--tile", "large"], "--tile large is neither auto nor a number"),
+        (["--tile", "-5"], "--tile -5 is neither auto nor a number"),
+        (["--overlap", "-1"], "--overlap -1 is negative"),
+        (["--threads", "-1"], "--threads -1"),
+        (["--threads", "0"], "--threads 0"),
+        (["--enc", "tune"], "--enc tune is not KEY=VALUE"),
+        (["--start", "soon"], "'soon' is no time"),
+        (["--start", "1:2:3:4"], "'1:2:3:4' is no time"),
+        (["--start", "1/0"], "'1/0' is no time"),
+        (["--start", ""], "'' is no time"),
+        (["--end", "-1"], "'-1' is no time"),
+        (["--end", "0"], "--end 0 is not after --start 0"),
+        (["--start", "3", "--end", "2"], "--end 2 is not after --start 3"),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
+)
+def test_values_that_make_no_sense_are_one_sentence(
+    make_clip: ClipMaker, words: list[str], sentence: str
+) -> None:
+    assert sentence in refused(2, "upscale", make_clip(), *words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["upscale"],
+        ["upscale", "a.mp4", "b.mp4"],
+        ["upscale", "a.mp4", "--scale", "two"],
+        ["upscale", "a.mp4", "--precision", "fp8"],
+        ["upscale", "a.mp4", "--shine"],
+        ["upscale", "a.mp4", "--output"],
+        ["downscale"],
+        ["--shine"],
+        ["train", "upscale"],
+    ],
+    ids=" ".join,
+)
+def test_words_that_the_command_does_not_know_end_with_two(words: list[str]) -> None:
+    result = vidsr_command(*words)
+    assert result.exit_code == 2
+    assert "Error" in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0", Fraction(0)),
+        ("12.5", Fraction(25, 2)),
+        ("1:30", Fraction(90)),
+        ("1:02:03.5", Fraction(7447, 2)),
+        ("0.1", Fraction(1, 10)),
+    ],
+)
+def test_times_are_exact(text: str, seconds: Fraction) -> None:
+    assert cli._parse_time(text) == seconds
+
+
+def test_pairs_keep_what_follows_the_first_equals_sign() -> None:
+    assert cli._parse_pairs(["x264-params=bframes=2:ref=3"]) == {"x264-params": "bframes=2:ref=3"}
+    with pytest.raises(RequestError):
+        cli._parse_pairs(["bframes"])
+
+
+# ------------------------------------------------------------------ a real process
+
+
+@pytest.fixture
+def long_clip(make_clip: ClipMaker) -> Path:
+    """Large enough to be in the middle of it for seconds."""
+    options = {"crf": "30", "preset": "ultrafast"}
+    clock = {"pts": [40 * number for number in range(40)], "time_base": Fraction(1, 1000)}
+    return make_clip("long.mkv", frames=40, size=(640, 360), rate=25, options=options, **clock)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return tiny_model(tmp_path / "mine", "mine", scale=4)
+
+
+def start(*words: object, **pipes: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "vidsr", *map(str, words)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **pipes}
+    return subprocess.Popen(command, text=True, **pipes)
+
+
+def wait_for_a_part(folder: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not list(folder.iterdir()):
+        assert time.monotonic() < deadline, "the run never began to write"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_signal_in_the_middle_leaves_nothing(
+    long_clip: Path, model: Path, out: Path, kind: signal.Signals
+) -> None:
+    with start("upscale", long_clip, "-o", out / "a.mp4", "--model", model) as process:
+        wait_for_a_part(out)
+        time.sleep(0.2)
+        assert process.poll() is None
+        process.send_signal(kind)
+        said, complained = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said == ""
+    assert complained.strip().splitlines()[-1] == "error: interrupted; nothing was written"
+    assert "Traceback" not in complained
+    assert list(out.iterdir()) == []
+
+
+def test_a_reader_that_goes_away_ends_the_run_quietly(
+    long_clip: Path, model: Path, out: Path
+) -> None:
+    words = ["upscale", long_clip, "-o", out / "a.mp4", "--model", model, "--json"]
+    with start(*words) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        complained = process.stderr.read()
+        process.wait(timeout=60)
+    assert process.returncode == 130  # and not 0: there is no output
+    assert complained == ""
+    assert list(out.iterdir()) == []
+
+
+def test_the_exit_code_reaches_the_shell(tmp_path: Path) -> None:
+    with start("upscale", tmp_path / "gone.mp4") as process:
+        said, complained = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert said == ""
+    assert complained == f"error: {tmp_path / 'gone.mp4'}: no such file\n"
+
+
+def test_the_installed_command_is_the_same_program() -> None:
+    command = Path(sys.executable).with_name("vidsr")
+    if not command.is_file():
+        pytest.skip(f"needs vidsr installed beside {sys.executable}")
+    ended = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert ended.stdout == f"vidsr {vidsr.__version__}\n"
+
+
+@pytest.mark.parametrize("words", [["models"], ["models", "--json"], ["--help"]], ids=" ".join)
+def test_output_that_nobody_reads_is_no_traceback(words: list[str]) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with start(*words, stdout=write_end) as process:
+        os.close(write_end)
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
