@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from vidsr.engines.memory import keep_freed_memory
 from vidsr.errors import VidsrError
 from vidsr.job import Job, Plan, Result, plan, run
 from vidsr.media.encoders import EncoderRequest
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="part of a path")
     parser.add_argument("--json", type=Path, default=Path("clips.json"))
     options = parser.parse_args()
+    keep_freed_memory()  # as the command does
     paths = sorted(p for p in options.clips.rglob("*.*") if p.suffix != ".md")
     rows = [measure(path, options) for path in paths if options.only in str(path)]
     options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vidsr.engines.memory import keep_freed_memory
 from vidsr.engines.precision import DTYPES, Precision
 from vidsr.frame import ColorSpec, Frame, Matrix, PixelLayout, Range, Siting
 from vidsr.job import Job, Plan, Result, open_stages, plan, run
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="480p,720p,1080p")
     parser.add_argument("--json", type=Path, default=Path("gpu.json"))
     options = parser.parse_args()
+    keep_freed_memory()  # as the command does
     device = torch.device(options.device)
     report: dict[str, object] = {"device": _name(device), "torch": torch.__version__}
     print(f"{report['device']}, torch {torch.__version__}")

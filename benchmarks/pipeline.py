@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ import av
 import numpy as np
 import torch
 
+from vidsr.engines.memory import keep_freed_memory
 from vidsr.frame import Frame
 from vidsr.job import Job, Plan, open_stages, plan, run
 from vidsr.media.color import ColorConverter
@@ -117,16 +119,22 @@ def colour(planned: Plan, frames: list[Frame], threads: int) -> None:
         target.from_rgb(large)
 
 
-@torch.inference_mode()
 def engine(planned: Plan, frames: list[Frame], threads: int) -> None:
-    """The network alone on RGB pictures that are ready."""
-    torch.set_num_threads(threads)
-    stages = open_stages(planned.engine, planned.target)
+    """The network alone on RGB pictures that are ready, a frame on each of `threads` cores."""
+    torch.set_num_threads(1)
     picture = torch.rand(1, 3, planned.info.height, planned.info.width)
-    for _ in frames:
-        rgb = picture
-        for stage in stages:
-            rgb = stage(rgb)
+
+    @torch.inference_mode()
+    def work(count: int) -> None:
+        stages = open_stages(planned.engine, planned.target)
+        for _ in range(count):
+            rgb = picture
+            for stage in stages:
+                rgb = stage(rgb)
+
+    with ThreadPoolExecutor(threads) as pool:
+        counts = [len(frames) // threads + (n < len(frames) % threads) for n in range(threads)]
+        list(pool.map(work, counts))
 
 
 def encode(planned: Plan, enlarged: list[Frame], threads: int) -> None:
@@ -327,6 +335,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, default=Path("pipeline.json"))
     options = parser.parse_args()
     os.environ.setdefault("SVT_LOG", "1")
+    keep_freed_memory()  # as the command does
     return options
 
 

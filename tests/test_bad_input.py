@@ -258,15 +258,12 @@ def test_a_card_whose_sizes_are_of_another_network(
     assert "of another network than their card says" in refused(MODEL, make_clip())
 
 
-TORCH_TALKS = pytest.mark.xfail(reason="models/load.py quotes torch's whole advice", strict=False)
-
-
 @pytest.mark.parametrize(
     ("suffix", "content"),
     [
         (".pth", b""),
         (".pth", b"hello"),
-        pytest.param(".pth", bytes(300), marks=TORCH_TALKS),
+        (".pth", bytes(300)),
         (".safetensors", b""),
         (".safetensors", b"hello"),
         (".safetensors", bytes(300)),
@@ -393,12 +390,6 @@ def test_a_file_cut_short_is_decoded_as_far_as_it_goes(make_clip: ClipMaker, out
     assert (out / "a.mkv").is_file()
 
 
-CUT_IN_SILENCE = pytest.mark.xfail(
-    reason="FFmpeg reports the early end of a Matroska file to its log alone", strict=False
-)
-
-
-@CUT_IN_SILENCE
 def test_a_file_cut_short_is_an_error_if_strict(refused: Callable[..., str], clips: Path) -> None:
     clip = clips / "broken" / "truncated_60pct.mkv"
     words = ("--scale", 2, "--preset", "ultrafast", "--strict")

@@ -309,7 +309,7 @@ def test_a_named_container_that_cannot_hold_a_stream_is_refused_with_the_way_out
     [
         ("out.avi", "AVI cannot keep timestamps; name an .mkv or .mp4 file"),
         ("out.gif", r"vidsr writes \.mp4, .*, not \.gif"),
-        ("out", "not no suffix"),
+        ("out", "not a name without suffix"),
     ],
 )
 def test_a_named_container_that_vidsr_does_not_write_is_refused(

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from vidsr import __version__
+from vidsr.engines.memory import keep_freed_memory
 from vidsr.errors import Interrupted, RequestError, VidsrError
 
 if TYPE_CHECKING:
@@ -257,6 +258,7 @@ def evaluate_upscale(
 def main() -> NoReturn:
     """Entry point: run the command and exit with its class's code."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    keep_freed_memory()
     os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 writes 20 lines to stderr otherwise
     app(prog_name="vidsr")
     raise SystemExit(0)

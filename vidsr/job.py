@@ -51,6 +51,7 @@ from vidsr.stages import Counters, Resize, Stage, Upscale
 
 REPORT_SECONDS = 0.5
 QUEUED_FRAMES = 4  # of the output's size, before and after the network each
+CUT_SHORT = 0.9  # of what the header promises; headers are often a little off
 Item = Frame | Packet
 
 
@@ -344,12 +345,12 @@ def _check_read(plan: Plan, report: ReadReport) -> None:
     source = plan.info.path
     if report.frames == 0:
         raise MediaError(f"{source}: no picture between --start and --end, or none decodable")
-    damage = _damage(report)
+    damage = _damage(plan, report)
     if damage and plan.job.strict:
         raise MediaError(f"{source}: {'; '.join(damage)}; without --strict the rest is kept")
 
 
-def _damage(report: ReadReport) -> list[str]:
+def _damage(plan: Plan, report: ReadReport) -> list[str]:
     notes = []
     if report.damaged:
         notes.append(f"{report.damaged} of {report.frames} frames are damaged in the input")
@@ -357,6 +358,9 @@ def _damage(report: ReadReport) -> list[str]:
         notes.append(f"{report.undecodable} packets of the input could not be decoded")
     if report.broken_off:
         notes.append(f"reading the input broke off early ({report.broken_off})")
+    promised, found = plan.info.seconds_from_header, float(report.last - (report.first or 0))
+    if plan.job.trim == Trim() and found < CUT_SHORT * promised:
+        notes.append(f"the input is cut short: {found:.2f} s of the {promised:.2f} s it promises")
     return notes
 
 
@@ -368,7 +372,7 @@ def _result(
             f"{plan.destination}: {read.frames} frames went in, {written.frames} came out"
         )
     silent = read.packets - read.frames - read.trimmed - read.undecodable
-    notes = [*plan.notes, *_damage(read)]
+    notes = [*plan.notes, *_damage(plan, read)]
     if silent > 0 and plan.job.trim == Trim():
         notes.append(f"{silent} packets gave no picture (outside an edit list, or empty)")
     if written.lost_tags:
@@ -425,6 +429,7 @@ def _plan_still(job: Job, cache_dir: Path | None) -> StillPlan:
     if not images.is_picture(destination):
         raise RequestError(f"{destination}: a picture is written as {', '.join(images.SUFFIXES)}")
     check_destination(job.source, destination, overwrite=job.overwrite)
+    images.check_kept(destination, still)
     engine = plan_engine(job.engine, target.factor, (width, height), cache_dir=cache_dir)
     return StillPlan(job, still, destination, target, engine, tuple(size_warnings(target)))
 

@@ -134,8 +134,8 @@ def choose_target(request: SizeRequest, shape: Shape) -> Target:
 
 
 def _default_scale(shape: Shape) -> int:
-    fits = shape.width * 4 <= LARGEST_DEFAULT[0] and shape.height * 4 <= LARGEST_DEFAULT[1]
-    return 4 if fits else 2
+    sides = sorted((shape.width * 4, shape.height * 4), reverse=True)
+    return 4 if sides[0] <= LARGEST_DEFAULT[0] and sides[1] <= LARGEST_DEFAULT[1] else 2
 
 
 def _even(length: Fraction) -> int:

@@ -128,6 +128,15 @@ def write(path: Path, still: Still, *, quality: int = 95) -> tuple[str, ...]:
     return lost
 
 
+def check_kept(path: Path, still: Still) -> None:
+    """Refuse early what `write` would refuse.
+
+    Raises:
+        RequestError: transparency, or a size, that the format of `path` cannot hold.
+    """
+    _fit(path, still, _FORMATS[SUFFIXES[path.suffix.lower()]])
+
+
 # ---------------------------------------------------------------- reading
 
 _ORIENTATION = 0x0112

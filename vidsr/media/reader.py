@@ -42,6 +42,8 @@ class ReadReport:
     damaged: int = 0  # frames whose errors the decoder concealed
     undecodable: int = 0  # packets that the decoder refused
     broken_off: str = ""  # why reading ended early, if it did
+    first: Fraction | None = None  # seconds, of the earliest packet met
+    last: Fraction = Fraction(0)  # seconds, where the latest packet ends
     copied: dict[int, int] = field(default_factory=dict)  # stream -> packets
 
 
@@ -157,10 +159,20 @@ class VideoReader:
         try:
             for packet in container.demux(wanted):
                 if packet.size:  # the flush packets are sent by `_drain`
+                    self._note_time(packet)
                     yield packet
         except (av.error.InvalidDataError, av.error.OSError, av.error.EOFError) as exc:
             self.report.broken_off = exc.strerror or str(exc)
             log.info("%s: reading broke off: %s", self.info.path, self.report.broken_off)
+
+    def _note_time(self, packet: av.Packet[Any]) -> None:
+        if packet.pts is None:
+            return
+        moment = packet.pts * packet.time_base
+        first = self.report.first
+        self.report.first = moment if first is None else min(first, moment)
+        end = moment + (packet.duration or 0) * packet.time_base
+        self.report.last = max(self.report.last, end)
 
     def _copy(self, packet: av.Packet[Any]) -> Iterator[Packet]:
         if packet.stream_index in self._covers:

@@ -91,6 +91,8 @@ class VideoWriter:
         self.report = WriteReport()
         self._part = path.with_name(f".{path.stem}.part{path.suffix}")
         self._pts = array("q")
+        self._end = 0  # of the last frame, in its time base
+        self._first_dts: int | None = None
         self._source = source.video
         self._time_base = source.time_base
         self._pix_fmt = video.pix_fmt
@@ -151,7 +153,7 @@ class VideoWriter:
         """
         assert self._file is not None
         with translated(self.path, "finishing the output"):
-            self._file.mux(_mend_dts(self._video.encode(None)))
+            self._mux_video(self._end_in_time(_mend_dts(self._video.encode(None))))
             self._file.close()
             self._file = None
             self._verify()
@@ -174,8 +176,25 @@ class VideoWriter:
             )
         self._pts.append(frame.pts)
         self.report.frames += 1
+        self._end = frame.pts + frame.duration
+        self._mux_video(self._video.encode(picture))
+
+    def _mux_video(self, packets: list[av.Packet[Any]]) -> None:
         assert self._file is not None
-        self._file.mux(self._video.encode(picture))
+        if packets and self._first_dts is None:
+            self._first_dts = packets[0].dts
+        self._file.mux(packets)
+
+    def _end_in_time(self, packets: list[av.Packet[Any]]) -> list[av.Packet[Any]]:
+        """Let the last packet last until the last picture ends: another one, if reordered.
+
+        mp4 adds durations up in decoding order, and its edit list cuts off what lies behind.
+        """
+        if packets and packets[-1].dts is not None and self._pts:
+            first = packets[0].dts if self._first_dts is None else self._first_dts
+            passed = packets[-1].dts - (first or 0)
+            packets[-1].duration = max(1, self._end - self._pts[0] - passed)
+        return packets
 
     def _copy(self, packet: Any) -> None:  # a PyAV packet; our protocol knows only its size
         index = packet.stream_index
@@ -217,13 +236,14 @@ class VideoWriter:
         ours: defaultdict[tuple[str, bool], list[int]] = defaultdict(list)
         for index in sorted(self._streams, key=lambda index: self._streams[index].index):
             ours[self._tracks[index].kind, self._tracks[index].cover].append(index)
-        inputs = {}
+        inputs: dict[int, int] = {}
         for sort, indices in ours.items():
-            if len(places[sort]) < len(indices):
-                empty = {i for i in indices if i != self._source and not self.report.copied[i]}
-                self.report.empty += sorted(empty)
-                indices = [index for index in indices if index not in empty]
-            inputs.update(zip(places[sort], indices, strict=False))
+            empty = {i for i in indices if i != self._source and not self.report.copied[i]}
+            if len(places[sort]) >= len(indices):
+                empty.clear()
+            self.report.empty += sorted(empty)
+            there = (index for index in indices if index not in empty)
+            inputs.update(zip(places[sort], there, strict=False))
         return inputs
 
     def _compare_packets(self, found: Counter[int]) -> None:
@@ -271,17 +291,20 @@ def muxer_of(path: Path) -> str:
     if suffix == ".avi":
         raise RequestError(f"{path}: AVI cannot keep timestamps; name an .mkv or .mp4 file")
     if suffix not in MUXERS:
-        raise RequestError(f"{path}: vidsr writes {', '.join(MUXERS)}, not {suffix or 'no suffix'}")
+        raise RequestError(
+            f"{path}: vidsr writes {', '.join(MUXERS)}, not {suffix or 'a name without suffix'}"
+        )
     return MUXERS[suffix]
 
 
 def _muxer_options(path: Path, source: VideoInfo) -> dict[str, str]:
     """mp4 and mov store each stream's delay in ticks of the movie, 1 ms unless told otherwise.
 
-    Matroska would move every stream to make the padding before an audio track's start positive.
+    Matroska would move every stream to make the padding before an audio track's start positive, and
+    would number its tracks at random.
     """
     if muxer_of(path) in {"matroska", "webm"}:
-        return {"avoid_negative_ts": "disabled"}
+        return {"avoid_negative_ts": "disabled", "fflags": "bitexact"}
     if muxer_of(path) not in {"mp4", "mov", "3gp"}:
         return {}
     # Fine enough for every stream, as long as the file's length still fits in 32 bits of it.

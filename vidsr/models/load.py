@@ -146,10 +146,17 @@ def read_state(path: Path) -> State:
     except OSError as exc:
         raise ModelError(f"{path}: cannot read the weights ({exc.strerror or exc})") from exc
     except (SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile) as exc:
-        raise ModelError(f"{path} is not a checkpoint that is safe to load: {exc}") from exc
+        raise ModelError(
+            f"{path} is not a checkpoint that is safe to load ({_first_line(exc)})"
+        ) from exc
     except _DAMAGED as exc:
-        raise ModelError(f"{path} is not a readable checkpoint: {exc}") from exc
+        raise ModelError(f"{path} is not a readable checkpoint ({_first_line(exc)})") from exc
     return _tensors(content, path)
+
+
+def _first_line(error: Exception) -> str:
+    """What torch found wrong, without the advice that follows (to load it unsafely)."""
+    return str(error).strip().split("\n", 1)[0].split(". ", 1)[0]
 
 
 def _tensors(content: object, path: Path) -> State:
