@@ -199,6 +199,11 @@ def train_upscale(
     blocks: Annotated[int, typer.Option(help="Depth of the network.")] = 8,
     minutes: Annotated[float | None, typer.Option(help="The budget.")] = None,
     steps: Annotated[int | None, typer.Option(help="Or the length in iterations.")] = None,
+    batch: Annotated[int, typer.Option(help="Crops a step.")] = 16,
+    patch: Annotated[int, typer.Option(help="Side of a low-res crop in pixels.")] = 24,
+    licensed: Annotated[
+        str, typer.Option("--license", help="Of the weights, for their card.")
+    ] = "",
     threads: Annotated[int | None, typer.Option(help="Of the processor.")] = None,
     seed: Annotated[int, typer.Option(help="Of all random draws.")] = 0,
     run_dir: Annotated[Path, typer.Option("--run", help="Folder of the run.")] = Path("runs"),
@@ -225,7 +230,10 @@ def train_upscale(
             blocks=blocks,
             minutes=minutes,
             steps=steps,
+            batch=batch,
+            patch=patch,
             seed=seed,
+            license=licensed,
         )
         folder = run_dir / name
         _draw_training(train(recipe, folder, resume=resume), as_json)
