@@ -377,6 +377,8 @@ def _result(
         notes.append(f"{silent} packets gave no picture (outside an edit list, or empty)")
     if written.lost_tags:
         notes.append(f"the container cannot hold the tags {', '.join(written.lost_tags)}")
+    if written.empty:
+        notes.append(f"empty streams of the input were left out: {written.empty}")
     chains = {id(worker.chain): worker.chain for worker in workers}.values()
     fallbacks = _fallbacks([stage for chain in chains for stage in chain.stages])
     return Result(

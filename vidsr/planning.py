@@ -245,7 +245,11 @@ def _track(stream: StreamInfo, info: VideoInfo, suffix: str, held: frozenset[int
         return TrackPlan(stream, "process")
     if stream.index in held:
         return TrackPlan(stream, "copy")
-    why = "FFmpeg does not know its codec" if stream.codec is None else f"{suffix} cannot hold it"
+    why = f"{suffix} cannot hold it"
+    if stream.codec is None:
+        why = "FFmpeg does not know its codec"
+    elif stream.codec == "bin_data" and info.chapters:
+        why = "it lists the chapters, which are written anew"
     return TrackPlan(stream, "drop", why)
 
 

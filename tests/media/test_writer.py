@@ -326,6 +326,15 @@ def test_subtitles_and_attachments_are_kept(clips, out):
         assert packets_of(source, index) == packets_of(out / "out.mkv", index)
 
 
+@pytest.mark.parametrize("name", ["out.mkv", "out.mp4", "out.mov", "out.flv", "out.ts"])
+def test_sound_from_a_transport_stream_can_be_decoded_in_any_container(make_clip, out, name):
+    source = make_clip("clip.ts", frames=24, audio=True)  # AAC with a header in each packet
+    pass_through(source, out / name)
+    with av.open(str(out / name)) as file:
+        samples = sum(frame.samples for frame in file.decode(audio=0))
+    assert samples == 1024 * len(packets_of(source, 1))
+
+
 @pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "mjpeg"), (".mp4", "png"), (".mkv", "png")])
 @pytest.mark.parametrize("name", ["out.mp4", "out.mkv"])
 @pytest.mark.parametrize("trim", [Trim(), Trim(Fraction(1, 8))])

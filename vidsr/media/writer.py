@@ -304,7 +304,7 @@ def _muxer_options(path: Path, source: VideoInfo) -> dict[str, str]:
     would number its tracks at random.
     """
     if muxer_of(path) in {"matroska", "webm"}:
-        return {"avoid_negative_ts": "disabled", "fflags": "bitexact"}
+        return {"avoid_negative_ts": "disabled", "fflags": "+bitexact"}
     if muxer_of(path) not in {"mp4", "mov", "3gp"}:
         return {}
     # Fine enough for every stream, as long as the file's length still fits in 32 bits of it.
