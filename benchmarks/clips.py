@@ -19,6 +19,7 @@ from vidsr.engines.memory import keep_freed_memory
 from vidsr.errors import VidsrError
 from vidsr.job import Job, Plan, Result, plan, run
 from vidsr.media.encoders import EncoderRequest
+from vidsr.media.probe import probe
 from vidsr.media.verify import compare
 from vidsr.planning import EngineRequest, SizeRequest
 
@@ -34,12 +35,21 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("clips.json"))
     options = parser.parse_args()
     keep_freed_memory()  # as the command does
-    paths = sorted(p for p in options.clips.rglob("*.*") if p.suffix != ".md")
-    rows = [measure(path, options) for path in paths if options.only in str(path)]
+    paths = [p for p in options.clips.rglob("*.*") if p.suffix != ".md" and options.only in str(p)]
+    rows = [measure(path, options) for path in sorted(paths, key=work)]
     options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     wrong = [row["clip"] for row in rows if row.get("different")]
     print(f"{len(rows)} clips, {len(wrong)} with differences: {', '.join(wrong) or 'none'}")
     raise SystemExit(bool(wrong))
+
+
+def work(path: Path) -> float:
+    """Pixels to enlarge, as far as the header tells: the short clips come first."""
+    try:
+        info = probe(path)
+    except VidsrError:
+        return 0
+    return info.width * info.height * info.seconds_from_header * float(info.frame_rate)
 
 
 def measure(path: Path, options: argparse.Namespace) -> dict[str, object]:
