@@ -1,6 +1,6 @@
 """Every clip of a folder, whole, through the real command, then held against its source.
 
-    python benchmarks/clips.py CLIPS [--model fast] [--scale 2] [--preset ultrafast] [--only NAME]
+    python benchmarks/clips.py CLIPS [--model fast] [--scale 2] [--only NAME] [--identity]
 
 CLIPS has folders of clips. Prints one line a clip: frames, time, what differs (nothing should), and
 what was dropped; a file that vidsr refuses is named with its sentence. Exits 1 if any differs.
@@ -13,13 +13,20 @@ import contextlib
 import json
 import tempfile
 import time
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+
+import torch
 
 from vidsr.engines.memory import keep_freed_memory
 from vidsr.errors import VidsrError
+from vidsr.frame import Frame
 from vidsr.job import Job, Plan, Result, plan, run
+from vidsr.media.color import ColorConverter
 from vidsr.media.encoders import EncoderRequest
 from vidsr.media.probe import probe
+from vidsr.media.reader import VideoReader
 from vidsr.media.verify import compare
 from vidsr.planning import EngineRequest, SizeRequest
 
@@ -32,15 +39,42 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=2)
     parser.add_argument("--preset", default="ultrafast")
     parser.add_argument("--only", default="", help="part of a path")
+    parser.add_argument("--identity", action="store_true", help="measure the colour path alone")
     parser.add_argument("--json", type=Path, default=Path("clips.json"))
     options = parser.parse_args()
     keep_freed_memory()  # as the command does
     paths = [p for p in options.clips.rglob("*.*") if p.suffix != ".md" and options.only in str(p)]
+    if options.identity:
+        raise SystemExit(identity(sorted(paths)))
     rows = [measure(path, options) for path in sorted(paths, key=work)]
     options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     wrong = [row["clip"] for row in rows if row.get("different")]
     print(f"{len(rows)} clips, {len(wrong)} with differences: {', '.join(wrong) or 'none'}")
     raise SystemExit(bool(wrong))
+
+
+def identity(paths: list[Path]) -> bool:
+    """Planes -> RGB -> planes with nothing in between: the largest error of each clip, in codes."""
+    worst = 0
+    for path in paths:
+        try:
+            info = probe(path)
+            converter = ColorConverter(replace(info.layout, alpha=False), info.color)
+            frames = (item for item in VideoReader(info, copied=()) if isinstance(item, Frame))
+            error = max(_error(frame, converter) for frame in islice(frames, 24))
+        except VidsrError:
+            continue
+        worst = max(worst, error)
+        print(f"{path.parent.name}/{path.name:56} {error}", flush=True)
+    print(f"the largest error is {worst} code values")
+    return worst > 1
+
+
+def _error(frame: Frame, converter: ColorConverter) -> int:
+    planes = [torch.from_numpy(plane.copy()) for plane in frame.planes]
+    back = converter.from_rgb(converter.to_rgb(planes))
+    pairs = zip(planes, back, strict=False)
+    return max(int((old.int() - new.int()).abs().max()) for old, new in pairs)
 
 
 def work(path: Path) -> float:

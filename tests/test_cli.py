@@ -333,8 +333,17 @@ def model(tmp_path: Path) -> Path:
     return tiny_model(tmp_path / "mine", "mine", scale=4)
 
 
+# Tests in the background of a shell ignore SIGINT, and the processes they start inherit that.
+HEARING_CTRL_C = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from vidsr.cli import main
+main()
+"""
+
+
 def start(*words: object, **pipes: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "vidsr", *map(str, words)]
+    command = [sys.executable, "-c", HEARING_CTRL_C, *map(str, words)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **pipes}
     return subprocess.Popen(command, text=True, **pipes)
 
