@@ -10,22 +10,38 @@ import torch
 from safetensors.torch import save_file
 
 from vidsr.models import card, load
+from vidsr.models.card import PERCEPTUAL
 from vidsr.models.compact import Compact, CompactOptions
 
 
-def tiny_model(folder: Path, name: str, *, scale: int) -> Path:
-    """A checkpoint of a network with 4 channels, and its card; returns the checkpoint.
+def tiny_model(
+    folder: Path,
+    name: str,
+    *,
+    scale: int,
+    channels: int = 4,
+    seed: int | None = None,
+    fidelity: float = 1.0,
+) -> Path:
+    """A checkpoint of a small network with random weights, and its card; returns the checkpoint.
 
     Its card forbids half precision, so that nothing is timed to choose one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng():
-        torch.manual_seed(scale)
-        network = Compact(CompactOptions(scale=scale, channels=4, blocks=1))
+        torch.manual_seed(scale if seed is None else seed)
+        network = Compact(CompactOptions(scale=scale, channels=channels, blocks=1))
     path = folder / f"{name}.safetensors"
     save_file(network.state_dict(), path)
-    dataclasses.replace(load.describe(path), half=False).write(path.with_suffix(".json"))
+    card = dataclasses.replace(load.describe(path), half=False, fidelity=fidelity)
+    card.write(path.with_suffix(".json"))
     return path
+
+
+def tiny_twins(folder: Path, name: str, *, scale: int, fidelity: float = 0.75) -> Path:
+    """A `tiny_model` with perceptual weights beside it, mixed by `fidelity` unless told."""
+    tiny_model(folder, f"{name}{PERCEPTUAL}", scale=scale, seed=99)
+    return tiny_model(folder, name, scale=scale, fidelity=fidelity)
 
 
 def ship_family(monkeypatch: pytest.MonkeyPatch, folder: Path, *scales: int) -> Path:

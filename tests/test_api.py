@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ClipMaker, gradient
-from family import ship_family, tiny_model
+from family import ship_family, tiny_model, tiny_twins
 from PIL import Image
 
 import vidsr
@@ -50,6 +50,23 @@ def test_upscale_takes_strings_and_finds_a_name(make_clip: ClipMaker) -> None:
     result = vidsr.upscale(str(clip), model="fast-x2", scale=2)
     assert result.destination == clip.with_name("clip-x2.mp4")
     assert result.destination.is_file()
+
+
+def test_upscale_takes_a_fidelity(tmp_path: Path) -> None:
+    model = tiny_twins(tmp_path / "mine", "mine-x2", scale=2)
+    picture = gradient(0, 24, 16)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    words: dict[str, Any] = {"model": str(model), "scale": 2, "overwrite": True}
+    found = []
+    for fidelity in (1.0, 0.5, 0.0):
+        vidsr.upscale(tmp_path / "a.png", tmp_path / "b.png", fidelity=fidelity, **words)
+        with Image.open(tmp_path / "b.png") as written:
+            found.append(np.array(written))
+        assert np.array_equal(found[-1], vidsr.Upscaler(str(model), fidelity=fidelity)(picture))
+    assert not np.array_equal(found[0], found[1])
+    assert not np.array_equal(found[1], found[2])
+    with pytest.raises(RequestError, match="no perceptual weights"):
+        vidsr.upscale(tmp_path / "a.png", fidelity=0.5, model="fast", scale=2)
 
 
 def test_upscale_refuses_to_replace_unless_asked(make_clip: ClipMaker, tmp_path: Path) -> None:
@@ -189,6 +206,59 @@ def test_an_upscaler_knows_its_scale_and_card(tmp_path: Path) -> None:
     mine = vidsr.Upscaler(str(tiny_model(tmp_path / "mine", "mine", scale=3)))
     assert (mine.scale, mine.card.name) == (3, "mine")
     assert mine(gradient(0, 24, 16)).shape == (48, 72, 3)
+
+
+def test_a_family_is_taken_at_four_times_or_else_at_its_largest(family: Path) -> None:
+    assert vidsr.Upscaler("fast").card.name == "fast-x4"
+    for scale in (2, 3):
+        tiny_model(family, f"photo-x{scale}", scale=scale)
+    assert vidsr.Upscaler("photo").card.name == "photo-x3"
+
+
+@pytest.mark.parametrize(("scale", "member"), [(2, "fast-x2"), (3, "fast-x4"), (4, "fast-x4")])
+def test_a_family_takes_the_member_for_the_scale(scale: int, member: str) -> None:
+    upscaler = vidsr.Upscaler("fast", scale=scale)
+    assert (upscaler.card.name, upscaler.scale) == (member, scale)
+    assert upscaler(gradient(0, 24, 16)).shape == (16 * scale, 24 * scale, 3)
+
+
+def test_three_times_is_what_the_command_makes_of_it(tmp_path: Path) -> None:
+    picture = gradient(0, 47, 31)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    list(run(plan(Job(tmp_path / "a.png", tmp_path / "b.png", SizeRequest(scale=3)))))
+    with Image.open(tmp_path / "b.png") as written:
+        assert np.array_equal(np.asarray(written), vidsr.Upscaler("fast", scale=3)(picture))
+
+
+@pytest.mark.parametrize(("model", "scale"), [("fast-x2", 4), ("fast", 5), ("fast-x4", 1)])
+def test_a_scale_that_cannot_be_is_refused_at_once(model: str, scale: int) -> None:
+    with pytest.raises(RequestError):
+        vidsr.Upscaler(model, scale=scale)
+
+
+def test_a_fidelity_for_a_model_without_perceptual_weights_is_refused_at_once() -> None:
+    with pytest.raises(RequestError, match="fast-x2 has no perceptual weights"):
+        vidsr.Upscaler("fast-x2", fidelity=0.5)
+
+
+def test_an_upscaler_mixes_by_the_card_unless_told(family: Path) -> None:
+    tiny_twins(family, "photo-x2", scale=2, fidelity=0.75)
+    picture = gradient(0, 24, 16)
+    by_default = vidsr.Upscaler("photo")(picture)
+    assert np.array_equal(by_default, vidsr.Upscaler("photo", fidelity=0.75)(picture))
+    assert not np.array_equal(by_default, vidsr.Upscaler("photo", fidelity=1.0)(picture))
+    perceptual = vidsr.Upscaler("photo-x2-perceptual")(picture)
+    assert np.array_equal(perceptual, vidsr.Upscaler("photo", fidelity=0.0)(picture))
+
+
+def test_the_weights_are_read_once_for_pictures_of_many_sizes(
+    family: Path, upscaler: vidsr.Upscaler
+) -> None:
+    before = upscaler(gradient(0, 24, 16))
+    for path in family.iterdir():
+        path.unlink()
+    assert upscaler(gradient(0, 33, 17)).shape == (34, 66, 3)
+    assert np.array_equal(upscaler(gradient(0, 24, 16)), before)
 
 
 def test_an_unknown_model_is_refused_at_once() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import typer
 from conftest import ClipMaker, gradient
-from family import ship_family, tiny_model
+from family import ship_family, tiny_model, tiny_twins
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -32,8 +32,10 @@ COMMANDS = [
     ["demo"],
     ["train"],
     ["train", "upscale"],
+    ["train", "all"],
     ["evaluate"],
     ["evaluate", "upscale"],
+    ["evaluate", "fit-niqe"],
 ]
 
 
@@ -54,6 +56,12 @@ def out(tmp_path: Path) -> Path:
     folder = tmp_path / "out"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """Ship photo-x4 too, mixed with a perceptual twin."""
+    return tiny_twins(tmp_path / "weights", "photo-x4", scale=4, fidelity=0.75)
 
 
 def vidsr_command(*words: object) -> Result:
@@ -119,8 +127,10 @@ def test_a_group_alone_shows_its_help(command: list[str]) -> None:
 def test_upscale_writes_the_file_and_says_what_it_did(make_clip: ClipMaker, out: Path) -> None:
     result = vidsr_command("upscale", make_clip(audio=True), "-o", out / "a.mp4")
     assert result.exit_code == 0, result.output
-    wrote, changed = result.stdout.splitlines()
+    wrote, model, changed = result.stdout.splitlines()
     assert wrote.startswith(f"wrote {out / 'a.mp4'}: 192x128, 8 frames, ")
+    assert model.startswith("model: fast-x4: ")
+    assert model.endswith("; the default on a processor") or "the default on a GPU" in model
     assert changed == "dropped or changed: nothing"
     assert [path.name for path in out.iterdir()] == ["a.mp4"]
 
@@ -132,9 +142,10 @@ def test_upscale_takes_a_picture(tmp_path: Path, out: Path) -> None:
     assert f"wrote {out / 'b.png'}: 96x64, " in result.stdout
 
 
-def test_upscale_takes_every_option_at_once(make_clip: ClipMaker, out: Path) -> None:
+def test_upscale_takes_every_option_at_once(make_clip: ClipMaker, out: Path, photo: Path) -> None:
     words = [
-        *("--scale", 2, "--model", "fast", "--device", "cpu", "--precision", "fp32"),
+        *("--scale", 2, "--model", "photo", "--fidelity", 0.5, "--device", "cpu"),
+        *("--precision", "fp32"),
         *("--tile", 44, "--overlap", 4, "--threads", 1, "--encoder", "libx264", "--crf", 20),
         *("--preset", "fast", "--enc", "tune=animation", "--enc", "x264-params=bframes=0"),
         *("--pix-fmt", "yuv444p", "--start", 0, "--end", "0:0.2", "--overwrite", "--strict", "-q"),
@@ -151,6 +162,35 @@ def test_dry_run_prints_the_plan_and_writes_nothing(make_clip: ClipMaker, out: P
         assert any(line.startswith(word) for line in result.stdout.splitlines())
     assert "stream 1 (audio, aac, und): copy" in result.stdout
     assert list(out.iterdir()) == []
+
+
+def model_line(*words: object) -> str:
+    stdout = vidsr_command(*words, "--device", "cpu", "--dry-run").stdout
+    (line,) = [line for line in stdout.splitlines() if line.startswith("model")]
+    return line
+
+
+def test_the_plan_says_the_fidelity_and_who_chose_it(make_clip: ClipMaker, photo: Path) -> None:
+    words = ["upscale", make_clip(), "--model", "photo"]
+    assert model_line(*words).endswith("photo-x4.safetensors; fidelity 0.75 (default)")
+    assert model_line(*words, "--fidelity", 0.5).endswith("; fidelity 0.5")
+    assert "fidelity" not in model_line("upscale", make_clip(), "--model", "fast")
+
+
+def test_the_plan_says_why_a_model_was_taken_that_nobody_named(
+    make_clip: ClipMaker, photo: Path
+) -> None:
+    assert model_line("upscale", make_clip()).endswith(
+        "; the default on a processor, --model photo for better film and photographs"
+    )
+    assert "default" not in model_line("upscale", make_clip(), "--model", "fast")
+
+
+def test_a_fidelity_for_a_model_without_perceptual_weights_is_one_sentence(
+    make_clip: ClipMaker,
+) -> None:
+    said = refused(2, "upscale", make_clip(), "--model", "fast", "--fidelity", 0.5)
+    assert said.startswith("--fidelity 0.5: fast-x4 has no perceptual weights to mix with")
 
 
 def test_dry_run_of_a_picture_prints_its_plan(tmp_path: Path, out: Path) -> None:
@@ -231,6 +271,14 @@ def test_models_lists_what_ships() -> None:
     assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == ["fast-x2", "fast-x4"]
 
 
+def test_models_lists_a_twin_under_its_model_with_the_default_fidelity(photo: Path) -> None:
+    header, *lines = vidsr_command("models").stdout.splitlines()
+    column = header.index("fidelity")
+    rows = [(line[:column].split()[0], line[column:].split()[0]) for line in lines]
+    assert rows[2:] == [("photo-x4", "0.75"), ("photo-x4-perceptual", "compact")]
+    assert lines[3].startswith("   photo-x4-perceptual")
+
+
 def test_models_as_json_are_the_cards() -> None:
     lines = vidsr_command("models", "--json").stdout.splitlines()
     assert [json.loads(line)["scale"] for line in lines] == [2, 4]
@@ -238,6 +286,101 @@ def test_models_as_json_are_the_cards() -> None:
 
 def test_a_demo_of_an_unknown_scale_leaves_nothing(out: Path) -> None:
     assert "2, 3 and 4 work" in refused(2, "demo", out / "demo", "--scale", 9)
+    assert list(out.iterdir()) == []
+
+
+# ------------------------------------------------------------------ evaluate
+
+
+@pytest.fixture
+def originals(tmp_path: Path) -> Path:
+    """A folder with two pictures to be measured on."""
+    folder = tmp_path / "pictures" / "val"
+    folder.mkdir(parents=True)
+    for number in range(2):
+        Image.fromarray(gradient(number, 80, 72)).save(folder / f"{number}.png")
+    return folder
+
+
+def test_evaluate_prints_every_picture_and_the_means(originals: Path, tmp_path: Path) -> None:
+    other = tiny_model(tmp_path / "mine", "mine", scale=2)
+    words = ["evaluate", "upscale", "--model", "fast-x2", "--against", other]
+    result = vidsr_command(*words, "--data", originals, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[1].split() == ["pictures/val", "bicubic", "fast-x2", "mine"]
+    assert [line.split()[0] for line in lines[2:4]] == ["0.png", "1.png"]
+    assert lines[6].split()[:3] == ["pictures/val", "PSNR-Y", "SSIM-Y"]
+    assert [line.split()[0] for line in lines[7:]] == ["bicubic", "fast-x2", "mine"]
+    assert [len(line.split()) for line in lines[7:]] == [9, 9, 9]
+
+
+def test_evaluate_prints_a_json_line_a_folder(originals: Path) -> None:
+    words = ["--model", "fast-x4", "--data", originals, "--data", originals.parent, "--json"]
+    result = vidsr_command("evaluate", "upscale", *words, "--codec", "h264", "--device", "cpu")
+    reports = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [report["data"] for report in reports] == ["pictures/val", "pictures"]
+    assert {report["codec"] for report in reports} == {"h264 crf 28"}
+    assert set(reports[0]["mean"]) == {"bicubic", "fast-x4"}
+    assert [picture["name"] for picture in reports[1]["pictures"]] == ["val/0.png", "val/1.png"]
+
+
+def test_evaluate_writes_reports_and_the_card(originals: Path, tmp_path: Path, out: Path) -> None:
+    words = ["--model", "fast-x2", "--data", originals, "--data", originals.parent, "--card"]
+    result = vidsr_command("evaluate", "upscale", *words, "-o", out / "deep", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    for name in ("pictures-val", "pictures"):
+        written = sorted(path.name for path in (out / "deep" / name).iterdir())
+        assert written == ["plot.png", "report.json", "sheet.png"]
+    measured = json.loads((tmp_path / "weights" / "fast-x2.json").read_text())["measured"]
+    assert list(measured) == ["pictures/val", "pictures"]
+    assert measured["pictures"]["psnr_y"] < 100
+    assert "pictures/val" in vidsr_command("models").stdout
+
+
+def test_models_of_different_scales_are_not_compared(originals: Path) -> None:
+    words = ["--model", "fast-x2", "--against", "fast-x4", "--data", originals]
+    sentence = refused(2, "evaluate", "upscale", *words)
+    assert sentence == (
+        "--against fast-x4 enlarges 4 times and --model fast-x2 2 times; compare models of one "
+        "scale"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "expected"),
+    [
+        (["--model", "fats-x2"], 4, "did you mean fast-x2"),
+        (["--against", "missing.pth"], 4, "missing.pth"),
+        (["--crf", "30"], 2, "--crf 30 needs --codec"),
+        (["--data", "missing"], 2, "missing: no such folder"),
+        (["--data", "."], 2, "no pictures"),
+    ],
+    ids=str,
+)
+def test_an_evaluation_that_cannot_be_is_one_sentence_before_any_work(
+    originals: Path,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    code: int,
+    expected: str,
+) -> None:
+    monkeypatch.chdir(out)
+    given = ["--model", "fast-x2", "--data", str(originals)]
+    assert expected in refused(code, "evaluate", "upscale", *given, *words)
+
+
+def test_a_card_that_is_not_there_cannot_be_written(originals: Path, tmp_path: Path) -> None:
+    weights = tiny_model(tmp_path / "mine", "mine", scale=2)
+    weights.with_suffix(".json").unlink()
+    words = ["--model", weights, "--data", originals, "--card"]
+    assert "mine.json: no card" in refused(2, "evaluate", "upscale", *words)
+
+
+def test_niqe_is_not_fitted_on_next_to_nothing(originals: Path, out: Path) -> None:
+    sentence = refused(2, "evaluate", "fit-niqe", "--data", originals, "-o", out / "own.npz")
+    assert "only 0 sharp blocks" in sentence
     assert list(out.iterdir()) == []
 
 
@@ -256,6 +399,8 @@ def test_a_demo_of_an_unknown_scale_leaves_nothing(out: Path) -> None:
         (["--tile", "large"], "--tile large is neither auto nor a number"),
         (["--tile", "-5"], "--tile -5 is neither auto nor a number"),
         (["--overlap", "-1"], "--overlap -1 is negative"),
+        (["--fidelity", "1.5"], "--fidelity 1.5 is not between 0"),
+        (["--fidelity", "nan"], "--fidelity nan is not between 0"),
         (["--threads", "-1"], "--threads -1"),
         (["--threads", "0"], "--threads 0"),
         (["--enc", "tune"], "--enc tune is not KEY=VALUE"),
@@ -286,9 +431,9 @@ def test_values_that_make_no_sense_are_one_sentence(
         ["upscale", "a.mp4", "--output"],
         ["downscale"],
         ["--shine"],
-        ["train", "upscale"],
+        ["train", "all"],
     ],
-    ids=" ".join,
+    ids=str,
 )
 def test_words_that_the_command_does_not_know_end_with_two(words: list[str]) -> None:
     result = vidsr_command(*words)
@@ -411,3 +556,27 @@ def test_output_that_nobody_reads_is_no_traceback(words: list[str]) -> None:
         os.close(write_end)
         assert process.stderr is not None
         assert process.stderr.read() == ""
+
+
+def test_a_training_without_pictures_is_one_sentence() -> None:
+    result = vidsr_command("train", "upscale", "--steps", "3")
+    assert result.exit_code == 2
+    assert result.stderr == "error: a training needs data\n"
+
+
+def test_a_training_from_a_file_writes_its_weights(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="plots need matplotlib")
+    recipe = tmp_path / "tiny.toml"
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.linear_gradient("L").save(pictures / "ramp.png")
+    recipe.write_text(
+        'name = "tiny"\ndata = ["pictures"]\nsteps = 2\nchannels = 4\nblocks = 1\n'
+        "batch = 2\npatch = 4\nscale = 2\n"
+    )
+    result = vidsr_command(
+        "train", "upscale", "--recipe", str(recipe), "--root", str(tmp_path), "--run", str(tmp_path)
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "tiny: step 2, loss" in result.stdout
+    assert (tmp_path / "tiny" / "tiny.safetensors").is_file()

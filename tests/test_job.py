@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ClipMaker, gradient
-from family import ship_family
+from family import ship_family, tiny_twins
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -222,7 +222,7 @@ JOB = Job(
     Path("in.mkv"),
     Path("out.mkv"),
     SizeRequest(height=1080),
-    EngineRequest("fast", "cuda:1", "fp16", 256, 8, 4),
+    EngineRequest("fast", "cuda:1", "fp16", 256, 8, 4, 0.5),
     EncoderRequest("libx265", 20.0, "slow", {"tune": "animation"}, "yuv420p10le"),
     Trim(Fraction(1, 3), Fraction(7)),
     overwrite=True,
@@ -239,6 +239,7 @@ def test_a_job_is_json_and_loses_nothing() -> None:
     assert told["source"] == "in.mkv"
     assert Fraction(told["trim"]["start"]) == Fraction(1, 3)
     assert told["engine"]["device"] == "cuda:1"
+    assert told["engine"]["fidelity"] == 0.5
     assert told["encoder"]["options"] == {"tune": "animation"}
 
 
@@ -250,6 +251,71 @@ def test_a_plan_pickles_for_another_process(make_clip: ClipMaker, out: Path) -> 
 def test_an_end_before_the_start_is_refused() -> None:
     with pytest.raises(RequestError, match="--end 2 is not after --start 3"):
         Job(Path("a.mp4"), trim=Trim(Fraction(3), Fraction(2)))
+
+
+# ------------------------------------------------------------------ fidelity
+
+
+@pytest.fixture
+def photo(family: Path) -> EngineRequest:
+    """Asks for a family whose only member is mixed with a perceptual twin."""
+    tiny_twins(family, "photo-x2", scale=2, fidelity=0.75)
+    return EngineRequest("photo")
+
+
+def test_a_plan_with_a_twin_pickles_for_another_process(
+    make_clip: ClipMaker, out: Path, photo: EngineRequest
+) -> None:
+    planned = plan(Job(make_clip(), out / "a.mp4", SizeRequest(scale=2), photo))
+    assert planned.engine.weights.twin is not None
+    assert pickle.loads(pickle.dumps(planned)) == planned
+
+
+def test_the_fidelity_of_the_plan_is_that_of_the_pictures(
+    make_clip: ClipMaker, out: Path, photo: EngineRequest
+) -> None:
+    clip, size = make_clip(frames=1), SizeRequest(scale=2)
+    luma = {}
+    for share in (None, 0.75, 1.0):
+        request = dataclasses.replace(photo, fidelity=share)
+        last_of(plan(Job(clip, out / f"{share}.mkv", size, request, LOSSLESS)))
+        luma[share] = pictures(out / f"{share}.mkv")[0][0]
+    assert np.array_equal(luma[None], luma[0.75])
+    assert not np.array_equal(luma[None], luma[1.0])
+
+
+@pytest.fixture
+def hdr_clip(tmp_path: Path) -> Path:
+    """Two frames of grey, tagged BT.2020 and PQ."""
+    path = tmp_path / "hdr.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p10le"
+        context = stream.codec_context
+        context.color_trc, context.color_primaries, context.colorspace = 16, 9, 9
+        for number in range(2):
+            grey = np.full((32, 48, 3), 128, np.uint8)
+            frame = av.VideoFrame.from_ndarray(grey, format="rgb24").reformat(format="yuv420p10le")
+            frame.pts, frame.time_base = number, Fraction(1, 24)
+            frame.color_trc, frame.color_primaries, frame.colorspace = 16, 9, 9
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("asked", [None, 0.5])
+def test_hdr_takes_fidelity_weights_only_and_says_so(
+    hdr_clip: Path, out: Path, photo: EngineRequest, asked: float | None
+) -> None:
+    request = dataclasses.replace(photo, fidelity=asked)
+    planned = plan(Job(hdr_clip, out / "a.mkv", SizeRequest(scale=2), request))
+    assert planned.engine.weights.fidelity == 1
+    assert "HDR: the fidelity weights alone, perceptual ones are for SDR" in planned.notes
+
+
+def test_hdr_says_nothing_of_fidelity_where_nothing_is_mixed(hdr_clip: Path, out: Path) -> None:
+    planned = plan(Job(hdr_clip, out / "a.mkv", SizeRequest(scale=2)))
+    assert not any("fidelity" in note for note in planned.notes)
 
 
 # ------------------------------------------------------------------ failing and stopping

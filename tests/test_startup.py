@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "av", "numpy", "PIL", "ffmpeg", "safetensors", "skimage")
+HEAVY = ("torch", "av", "numpy", "PIL", "ffmpeg", "safetensors", "skimage", "matplotlib")
 
 
 def loaded_by(code: str) -> list[str]:

@@ -66,6 +66,11 @@ def test_the_wheel_carries_weights_and_cards(installed: Path) -> None:
     assert {name.replace(".json", ".safetensors") for name in cards} <= shipped
 
 
+def test_the_wheel_carries_what_rooms_read_beside_them(installed: Path) -> None:
+    assert (installed / "vidsr" / "evaluation" / "niqe.npz").is_file()
+    assert (installed / "vidsr" / "training" / "recipes.toml").is_file()
+
+
 def test_the_wheel_holds_the_package_and_nothing_beside_it(installed: Path) -> None:
     names = {path.name for path in installed.iterdir()}
     assert {name for name in names if "dist-info" not in name} <= {"vidsr", "bin"}

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from vidsr.errors import RequestError, VidsrError
 from vidsr.job import Event, Job, Result, open_stages, plan, run
-from vidsr.planning import EngineRequest, SizeRequest, Target, choose_model, plan_engine
+from vidsr.models.load import load_mixed
+from vidsr.planning import EngineRequest, SizeRequest, Target, family_of, fit_tile, plan_engine
 from vidsr.stages import Stage
 
 Picture = TypeVar("Picture", NDArray[np.uint8], NDArray[np.uint16], NDArray[np.float32], Tensor)
@@ -27,6 +28,7 @@ def upscale(
     scale: int | None = None,
     model: str | None = None,
     device: str = "auto",
+    fidelity: float | None = None,
     overwrite: bool = False,
     on_event: Callable[[Event], None] | None = None,
 ) -> Result:
@@ -36,8 +38,11 @@ def upscale(
         source: the file.
         destination: the new file; None puts it beside the source.
         scale: 2, 3 or 4; None chooses by the size of the picture.
-        model: a family, a member (`vidsr models` lists them) or a checkpoint's path.
+        model: a family, a member (`vidsr models` lists them) or a checkpoint's path; None chooses
+            by the device.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        fidelity: from 0 (looks) to 1 (true to the source), for models with perceptual weights; None
+            takes the model's default.
         overwrite: replace an existing file.
         on_event: called with each `Progress` and with the `Result`.
 
@@ -51,7 +56,7 @@ def upscale(
         source=Path(source),
         destination=None if destination is None else Path(destination),
         size=SizeRequest(scale=scale),
-        engine=EngineRequest(model=model, device=device),
+        engine=EngineRequest(model=model, device=device, fidelity=fidelity),
         overwrite=overwrite,
     )
     for event in run(plan(job)):
@@ -68,21 +73,36 @@ class Upscaler:
     Keeps the network ready on its device, so one instance should serve many pictures.
     """
 
-    def __init__(self, model: str, *, device: str = "auto") -> None:
-        """Load a model by name or checkpoint path.
+    def __init__(
+        self,
+        model: str,
+        *,
+        scale: int | None = None,
+        device: str = "auto",
+        fidelity: float | None = None,
+    ) -> None:
+        """Load a model.
+
+        Args:
+            model: a family, a member, or a checkpoint's path.
+            scale: 2, 3 or 4; what the network gives beyond it is reduced again. None takes the
+                model's own, and of a family x4, else its largest.
+            device: as in `upscale`.
+            fidelity: as in `upscale`.
 
         Raises:
             ModelError: unknown model, or weights that are not those of its card.
+            RequestError: the model does not reach the scale, or has nothing to mix.
             DeviceError: no such device.
         """
-        self._model, self._device = model, device
-        self.card, _ = choose_model(model, Fraction(1))
-        self._stages: dict[tuple[int, int], tuple[str, Stage]] = {}  # of the last picture size
-
-    @property
-    def scale(self) -> int:
-        """Output pixels per input pixel, each way."""
-        return self.card.scale
+        SizeRequest(scale=scale)  # checks it
+        request = EngineRequest(model=model, device=device, fidelity=fidelity)
+        factor = Fraction(scale or _default_scale(model))
+        self._engine = plan_engine(request, factor, (1, 1), cache_dir=None)
+        self._network = load_mixed(self._engine.weights)
+        self._stages: dict[tuple[int, int], list[Stage]] = {}  # of the last picture size
+        self.card = self._engine.card
+        self.scale = scale or self.card.scale  # output pixels per input pixel, each way
 
     def __call__(self, picture: Picture) -> Picture:
         """Enlarge one picture; type, range and layout stay.
@@ -124,12 +144,22 @@ class Upscaler:
     def _enlarge(self, rgb: Tensor) -> Tensor:
         height, width = rgb.shape[-2:]
         if (height, width) not in self._stages:
-            request = EngineRequest(model=self._model, device=self._device)
-            engine = plan_engine(request, Fraction(1), (width, height), cache_dir=None)
-            size = (width * self.scale, height * self.scale)
-            target = Target(*size, Fraction(self.scale), square_pixels=False)
-            self._stages = {(height, width): (engine.device, open_stages(engine, target)[0])}
-        device, stage = self._stages[height, width]
-        enlarged = stage(rgb.to(device))
-        bad = stage.faulty is not None and bool(stage.faulty.any())
-        return stage.redo(rgb.to(device)) if bad else enlarged
+            self._stages = {(height, width): self._open(width, height)}
+        larger = rgb.to(self._engine.device)
+        for stage in self._stages[height, width]:
+            picture, larger = larger, stage(larger)
+            if stage.faulty is not None and bool(stage.faulty.any()):
+                larger = stage.redo(picture)
+        return larger
+
+    def _open(self, width: int, height: int) -> list[Stage]:
+        engine = fit_tile(self._engine, (width, height))
+        size = (width * self.scale, height * self.scale)
+        target = Target(*size, Fraction(self.scale), square_pixels=False)
+        return open_stages(engine, target, self._network)
+
+
+def _default_scale(model: str) -> int:
+    """4 or else the largest of a family; 1, which every model reaches, for a single one."""
+    scales = [card.scale for card in family_of(model)]
+    return 4 if 4 in scales else max(scales, default=1)

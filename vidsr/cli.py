@@ -28,9 +28,13 @@ from vidsr.errors import Interrupted, RequestError, VidsrError
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
+    from rich.table import Table
 
+    from vidsr.api import Upscaler
+    from vidsr.evaluation.evaluate import CodecRequest, UpscaleReport
     from vidsr.job import Plan, Progress, Result, StillPlan
     from vidsr.media.probe import VideoInfo
+    from vidsr.media.roundtrip import Codec
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,6 +60,13 @@ class PrecisionWord(StrEnum):
     fp32 = "fp32"
 
 
+class CodecWord(StrEnum):
+    """What `--codec` takes."""
+
+    h264 = "h264"
+    hevc = "hevc"
+
+
 Source = Annotated[Path, typer.Argument(help="A video or a picture.", metavar="INPUT")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
 
@@ -72,7 +83,18 @@ def upscale(
     size: Annotated[str | None, typer.Option(help="Exact displayed size, WxH.")] = None,
     height: Annotated[int | None, typer.Option(help="Exact displayed height in pixels.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="A family or member (`vidsr models`), or a checkpoint file.")
+        str | None,
+        typer.Option(
+            help="A family or member (`vidsr models`), or a checkpoint file; default: by the "
+            "device, and said."
+        ),
+    ] = None,
+    fidelity: Annotated[
+        float | None,
+        typer.Option(
+            help="Between perceptual (0) and fidelity weights (1); default: the model's.",
+            metavar="0..1",
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     precision: Annotated[
@@ -113,7 +135,7 @@ def upscale(
             destination=output,
             size=SizeRequest(scale=scale, size=_parse_size(size), height=height),
             engine=EngineRequest(
-                model, device, precision.value, _parse_tile(tile), overlap, threads
+                model, device, precision.value, _parse_tile(tile), overlap, threads, fidelity
             ),
             encoder=EncoderRequest(encoder, crf, preset, _parse_pairs(enc or []), pix_fmt),
             trim=Trim(_parse_time(start), _parse_time(end)),
@@ -144,20 +166,23 @@ def models(as_json: Json = False) -> None:
     with _reporting(as_json):
         from rich.table import Table
 
-        from vidsr.models.card import shipped_cards
+        from vidsr.models.card import PERCEPTUAL, shipped_cards
 
         cards = shipped_cards()
         if as_json:
             for card in cards:
                 _print_json(dataclasses.asdict(card))
             return
-        table = Table("model", "scale", "network", "PSNR-Y (bicubic), dB", box=None)
+        mixed = {card.name.removesuffix(PERCEPTUAL) for card in cards if card.is_twin}
+        table = Table("model", "scale", "fidelity", "network", "PSNR-Y (bicubic), dB", box=None)
         for card in cards:
             figures = [
                 f"{name} {figure['psnr_y']:.2f} ({figure['bicubic_psnr_y']:.2f})"
                 for name, figure in card.measured.items()
             ]
-            table.add_row(card.name, f"x{card.scale}", card.summary, "  ".join(figures))
+            name = f"  {card.name}" if card.is_twin else card.name  # below its model
+            share = f"{card.fidelity:g}" if card.name in mixed else ""
+            table.add_row(name, f"x{card.scale}", share, card.summary, "  ".join(figures))
         console.print(table)
 
 
@@ -188,79 +213,227 @@ def demo(
 
 @train_app.command("upscale")
 def train_upscale(
-    data: Annotated[list[Path], typer.Option(help="Folder of pictures; may be repeated.")],
-    name: Annotated[str, typer.Option(help="Of the weights.")] = "mine-x4",
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="A shipped recipe or a .toml file; what is given beside it wins."),
+    ] = None,
+    root: Annotated[Path, typer.Option(help="Where the recipe's folders are.")] = Path(),
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Folder of pictures; may be repeated.")
+    ] = None,
     validation: Annotated[
         list[Path] | None, typer.Option(help="Folder of pictures to measure on.")
     ] = None,
-    network: Annotated[str, typer.Option(help="compact or srgan.")] = "compact",
-    scale: Annotated[int, typer.Option(help="2, 3 or 4.")] = 4,
-    channels: Annotated[int, typer.Option(help="Width of the network.")] = 32,
-    blocks: Annotated[int, typer.Option(help="Depth of the network.")] = 8,
+    name: Annotated[str | None, typer.Option(help="Of the weights.")] = None,
+    stage: Annotated[str | None, typer.Option(help="fidelity or perceptual.")] = None,
+    init: Annotated[str | None, typer.Option(help="Weights to start from.")] = None,
+    network: Annotated[str | None, typer.Option(help="compact or srgan.")] = None,
+    scale: Annotated[int | None, typer.Option(help="2, 3 or 4.")] = None,
+    channels: Annotated[int | None, typer.Option(help="Width of the network.")] = None,
+    blocks: Annotated[int | None, typer.Option(help="Depth of the network.")] = None,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Bicubic low-res only, as in the benchmarks.")
+    ] = False,
     minutes: Annotated[float | None, typer.Option(help="The budget.")] = None,
     steps: Annotated[int | None, typer.Option(help="Or the length in iterations.")] = None,
-    batch: Annotated[int, typer.Option(help="Crops a step.")] = 16,
-    patch: Annotated[int, typer.Option(help="Side of a low-res crop in pixels.")] = 24,
+    batch: Annotated[int | None, typer.Option(help="Crops a step.")] = None,
+    patch: Annotated[int | None, typer.Option(help="Side of a low-res crop in pixels.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="At its peak.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all random draws.")] = None,
     licensed: Annotated[
-        str, typer.Option("--license", help="Of the weights, for their card.")
-    ] = "",
+        str | None, typer.Option("--license", help="Of the weights, for their card.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Of the processor.")] = None,
-    seed: Annotated[int, typer.Option(help="Of all random draws.")] = 0,
-    run_dir: Annotated[Path, typer.Option("--run", help="Folder of the run.")] = Path("runs"),
+    run_dir: Annotated[Path, typer.Option("--run", help="Folder of all runs.")] = Path("runs"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on after a kill.")] = False,
+    session: Annotated[
+        float | None, typer.Option(help="Stop after so many minutes, to be resumed.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train an upscaling network and export it as weights with a card."""
+    given = {
+        "data": data,
+        "validation": validation,
+        "name": name,
+        "stage": stage,
+        "init": init,
+        "network": network,
+        "scale": scale,
+        "channels": channels,
+        "blocks": blocks,
+        "degradation": "clean" if clean else None,
+        "minutes": minutes,
+        "steps": steps,
+        "batch": batch,
+        "patch": patch,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "license": licensed,
+    }
     with _reporting(as_json):
-        import torch
+        from vidsr.training.recipe import one_recipe
+        from vidsr.training.srgan import train
 
-        from vidsr.training.srgan import UpscaleRecipe, train
+        _set_threads(threads)
+        overrides = {word: value for word, value in given.items() if value is not None}
+        wanted = one_recipe(recipe, root, overrides, run_dir=run_dir if resume else None)
+        folder = run_dir / wanted.name
+        reports = train(wanted, folder, resume=resume, session_minutes=session)
+        _draw_training(((wanted.name, report) for report in reports), as_json)
+        if not as_json:
+            console.print(f"run: {folder}")
 
-        if threads:
-            torch.set_num_threads(threads)
-        if network not in {"compact", "srgan"}:
-            raise RequestError(f"--network {network}: compact and srgan can be trained")
-        recipe = UpscaleRecipe(
-            name=name,
-            data=tuple(data),
-            validation=tuple(validation or ()),
-            network="compact" if network == "compact" else "srgan",
-            scale=scale,
-            channels=channels,
-            blocks=blocks,
-            minutes=minutes,
-            steps=steps,
-            batch=batch,
-            patch=patch,
-            seed=seed,
-            license=licensed,
-        )
-        folder = run_dir / name
-        _draw_training(train(recipe, folder, resume=resume), as_json)
-        console.print(f"weights: {folder / name}.safetensors")
+
+@train_app.command("all")
+def train_all(
+    root: Annotated[Path, typer.Option(help="Where photo/train, anime/train, ... are.")],
+    minutes: Annotated[float, typer.Option(help="The budget of the whole plan.")],
+    session: Annotated[
+        float | None, typer.Option(help="Stop after so many minutes; call again to go on.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Of the processor.")] = None,
+    run_dir: Annotated[Path, typer.Option("--run", help="Folder of all runs.")] = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Train everything that ships, in order of value; call again to go on."""
+    with _reporting(as_json):
+        from vidsr.training.plan import train_all
+
+        _set_threads(threads)
+        reports = train_all(root, run_dir, minutes=minutes, session_minutes=session)
+        _draw_training(reports, as_json)
+
+
+def _set_threads(threads: int | None) -> None:
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
 
 
 @evaluate_app.command("upscale")
 def evaluate_upscale(
     data: Annotated[list[Path], typer.Option(help="Folder of originals; may be repeated.")],
     model: Annotated[str, typer.Option(help="A shipped model or a checkpoint file.")],
+    against: Annotated[
+        list[str] | None, typer.Option(help="Another model of that scale; may be repeated.")
+    ] = None,
+    codec: Annotated[
+        CodecWord | None, typer.Option(help="Compress the low-res pictures: h264 or hevc.")
+    ] = None,
+    crf: Annotated[
+        float | None, typer.Option(help="How much, on the encoder's scale; default 28.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder for report.json, plot.png and sheet.png."),
+    ] = None,
+    card: Annotated[
+        bool, typer.Option("--card", help="Write the means into the card of --model.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """PSNR-Y and SSIM-Y of a model beside bicubic, as the literature measures them."""
-    with _reporting(as_json):
-        from vidsr.api import Upscaler
-        from vidsr.evaluation.evaluate import UpscaleReport, evaluate_upscale
+    """Shrink pictures, enlarge them by models and by bicubic, and score the results.
 
-        upscaler = Upscaler(model, device=device)
-        for folder in data:
-            for item in evaluate_upscale(upscaler, upscaler.scale, folder):
-                if not isinstance(item, UpscaleReport):
-                    _print_score(item, as_json)
-                elif as_json:
-                    console.print(item.to_json(), soft_wrap=True)
-                else:
-                    _print_score(dataclasses.replace(item.mean, name=f"mean of {folder}"), as_json)
+    PSNR-Y in dB and SSIM-Y as in the literature; MS-SSIM, DSS and HaarPSI up to 1; NIQE, fitted on
+    our own photographs, less is better; the steepness of lines, 1 is the original's; the shift of
+    colors in CIEDE2000. The best figures are bold.
+    """
+    with _reporting(as_json):
+        from vidsr.evaluation import report as reports
+        from vidsr.evaluation.compare import ContactSheet
+        from vidsr.evaluation.evaluate import evaluate_upscale, picture_paths
+
+        scale, stages = _open_upscalers(model, against or [], device)
+        request = _codec_request(codec, crf)
+        card_file = reports.writable_card(_weights_of(model, scale)) if card else None
+        sheets = [ContactSheet(scale) for _ in data]
+        measurements = [
+            evaluate_upscale(stages, scale, folder, codec=request, show=crops.add)
+            for folder, crops in zip(data, sheets, strict=True)
+        ]  # made before any is begun, since this looks whether the folders have pictures
+        written = [_report_folder(output, data, folder) for folder in data]
+        runs = zip(data, sheets, measurements, written, strict=True)
+        for folder, crops, measurement, reported in runs:
+            report = _last_of(measurement, f"measuring {folder}", len(picture_paths(folder)))
+            if as_json:
+                _print_json(report.to_dict())
+            else:
+                _print_scores(report)
+            if reported:
+                reports.write_report(report, crops, reported)
+            if card_file:
+                reports.add_to_card(card_file, report, next(iter(stages)))
+
+
+@evaluate_app.command("fit-niqe")
+def fit_niqe(
+    data: Annotated[list[Path], typer.Option(help="Folder of good pictures; may be repeated.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The new file; vidsr/evaluation/niqe.npz ships.")
+    ],
+) -> None:
+    """Fit NIQE's model of good pictures, which says what is natural."""
+    with _reporting(as_json=False):
+        from vidsr.evaluation.evaluate import picture_paths, read_picture, set_name
+        from vidsr.evaluation.niqe import fit
+
+        paths = [path for folder in data for path in picture_paths(folder)]
+        about = f"{len(paths)} pictures of {', '.join(set_name(folder) for folder in data)}"
+        with _bar("fitting") as bar:
+            task = bar.add_task("", total=len(paths), rate="", by="")
+            model = fit((read_picture(path) for path in bar.track(paths, task_id=task)), about)
+        model.write(output)
+        console.print(f"wrote {output}: {model.about}", soft_wrap=True)
+
+
+def _open_upscalers(model: str, against: list[str], device: str) -> tuple[int, dict[str, Upscaler]]:
+    """Their common scale, and each by its name, `model` first."""
+    from vidsr.api import Upscaler
+
+    upscalers: dict[str, Upscaler] = {}
+    for words in [model, *against]:
+        upscaler = Upscaler(words, device=device)
+        name = words if upscaler.card.name in upscalers else upscaler.card.name
+        upscalers[name] = upscaler
+        scale = next(iter(upscalers.values())).scale
+        if upscaler.scale != scale:
+            raise RequestError(
+                f"--against {words} enlarges {upscaler.scale} times and --model {model} {scale} "
+                "times; compare models of one scale"
+            )
+    return scale, upscalers
+
+
+def _codec_request(codec: CodecWord | None, crf: float | None) -> CodecRequest | None:
+    from vidsr.evaluation.evaluate import CodecRequest
+
+    if codec is None:
+        if crf is not None:
+            raise RequestError(f"--crf {crf:g} needs --codec h264 or --codec hevc")
+        return None
+    name: Codec = "h264" if codec is CodecWord.h264 else "hevc"
+    return CodecRequest(name, 28.0 if crf is None else crf)
+
+
+def _weights_of(model: str, scale: int) -> Path:
+    from vidsr.planning import choose_model
+
+    return choose_model(model, Fraction(scale))[1]
+
+
+def _report_folder(output: Path | None, data: list[Path], folder: Path) -> Path | None:
+    """Where the report on `folder` goes: `output` itself, or with several in one below it."""
+    from vidsr.evaluation.evaluate import set_name
+    from vidsr.evaluation.report import open_folder
+
+    if output is None:
+        return None
+    reported = output if len(data) == 1 else output / set_name(folder).replace("/", "-")
+    open_folder(reported)
+    return reported
 
 
 def main() -> NoReturn:
@@ -373,7 +546,7 @@ def _draw(planned: Plan | StillPlan, events: Iterator[Progress | Result]) -> Non
             else:
                 result = event
                 bar.update(task, completed=event.frames_out, total=event.frames_out)
-    _print_result(result)
+    _print_result(result, _model_words(planned))
 
 
 def _bar(title: str) -> Bar:
@@ -393,7 +566,7 @@ def _bar(title: str) -> Bar:
     )
 
 
-def _print_result(result: Result) -> None:
+def _print_result(result: Result, model: str) -> None:
     frames = "" if result.frames_out == 1 else f"{result.frames_out} frames, "
     rate = result.frames_out / max(result.seconds, 1e-9)
     console.print(
@@ -401,6 +574,7 @@ def _print_result(result: Result) -> None:
         f"{result.bytes / 1e6:.1f} MB in {result.seconds:.1f} s ({rate:.2f} fps)",
         soft_wrap=True,
     )
+    console.print(f"model: {escape(model)}", soft_wrap=True)
     notes = list(result.notes)
     if result.retiled:
         notes.append(f"{result.retiled} pictures were computed again in smaller tiles")
@@ -420,22 +594,32 @@ def _draw_nothing(planned: Plan | StillPlan, events: Iterator[Progress | Result]
         pass
 
 
-def _draw_training(reports: Iterator[Any], as_json: bool) -> None:
+def _draw_training(reports: Iterator[tuple[str, Any]], as_json: bool) -> None:
     if as_json:
-        for report in reports:
-            _print_json({"event": "training", **dataclasses.asdict(report)})
+        for name, report in reports:
+            _print_json({"event": "training", "name": name, **dataclasses.asdict(report)})
         return
+    last: dict[str, str] = {}
     with _bar("training") as bar:
-        task = bar.add_task("", total=None, rate="", by="")
-        for report in reports:
+        tasks: dict[str, Any] = {}
+        for name, report in reports:
+            if name not in tasks:
+                tasks[name] = bar.add_task("", total=None, rate="", by="")
             psnr = "" if report.psnr is None else f", validation {report.psnr:.2f} dB"
+            rate = (
+                f"{report.megapixels_per_second:.2f} MP/s, "
+                f"{report.teraflops_per_second:.3f} TFLOP/s"
+            )
             bar.update(
-                task,
+                tasks[name],
                 completed=report.step,
                 total=report.total_steps or None,
-                rate=f"loss {report.loss:.4f}{psnr}",
-                by=f"{report.megapixels_per_second:.2f} MP/s",
+                rate=f"{name}: loss {report.loss:.4f}{psnr}",
+                by=rate,
             )
+            last[name] = f"{name}: step {report.step}, loss {report.loss:.4f}{psnr}, {rate}"
+    for line in last.values():
+        console.print(line, soft_wrap=True)
 
 
 def _print_plan(planned: Plan | StillPlan, as_json: bool) -> None:
@@ -504,19 +688,66 @@ def _picture_words(info: VideoInfo) -> str:
 def _engine_facts(planned: Plan | StillPlan) -> dict[str, Any]:
     engine = planned.engine
     return {
-        "model": f"{engine.card.name}: {engine.card.summary}",
+        "model": _model_words(planned),
         "engine": f"{engine.device}, {engine.precision}, tiles of {engine.tile} px, "
         f"{engine.batch} a batch, {engine.workers} workers of {engine.threads} threads",
     }
 
 
-def _print_score(score: Any, as_json: bool) -> None:
-    if not as_json:
-        console.print(
-            f"{score.name:40} {score.psnr_y:6.2f} dB  {score.ssim_y:.4f}   bicubic "
-            f"{score.bicubic_psnr_y:6.2f} dB  {score.bicubic_ssim_y:.4f}",
-            soft_wrap=True,
-        )
+def _model_words(planned: Plan | StillPlan) -> str:
+    """Which network it is, what is mixed in it, and why it was taken if nobody named it."""
+    engine, asked = planned.engine, planned.job.engine.fidelity
+    words = [f"{engine.card.name}: {engine.card.summary}"]
+    if engine.weights.twin is not None:
+        share = engine.weights.fidelity
+        default = asked is None and share == engine.card.fidelity
+        words.append(f"fidelity {share:g}{' (default)' if default else ''}")
+    return "; ".join([*words, engine.why] if engine.why else words)
+
+
+def _last_of(items: Iterator[Any], title: str, total: int) -> Any:
+    """The last item, which is the report; the others move a bar."""
+    with _bar(title) as bar:
+        task = bar.add_task("", total=total, rate="", by="")
+        for item in items:
+            last = item
+            bar.advance(task)
+    return last
+
+
+def _print_scores(report: UpscaleReport) -> None:
+    """A row a picture, then a row a model with the means over all pictures."""
+    from vidsr.evaluation.report import METRICS
+
+    means = report.mean
+    pictures = _score_table("PSNR-Y and DSS of each picture", report.name, list(means))
+    for picture in report.pictures:
+        cells = [f"{own.psnr_y:.2f} {own.dss:.3f}" for own in picture.stages.values()]
+        pictures.add_row(escape(picture.name), *cells)
+    titles = [metric.title for metric in METRICS]
+    models = _score_table(f"mean of {len(report.pictures)}", report.name, titles)
+    best = [metric.winner(means) for metric in METRICS]
+    for name, scores in means.items():
+        cells = [metric.show(getattr(scores, metric.field)) for metric in METRICS]
+        marked = [
+            f"[bold]{cell}[/bold]" if name == first else cell
+            for cell, first in zip(cells, best, strict=True)
+        ]
+        models.add_row(escape(name), *marked)
+    console.print(pictures, "", models)
+
+
+def _score_table(title: str, of: str, columns: list[str]) -> Table:
+    """Figures keep their width; where the line is short, names give way."""
+    from rich.table import Table
+
+    table = Table(
+        title=title, title_justify="left", box=None, pad_edge=False, collapse_padding=True
+    )
+    table.add_column(escape(of), overflow="fold")
+    for column in columns:
+        table.add_column(escape(column), justify="right", no_wrap=True)
+    return table
 
 
 def _print_json(content: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ from vidsr.media.encoders import EncoderRequest, VideoFormat, choose_format
 from vidsr.media.probe import VideoInfo, probe
 from vidsr.media.reader import ReadReport, Trim, VideoReader
 from vidsr.media.writer import TrackPlan, VideoWriter, WriteReport
-from vidsr.models.load import load
+from vidsr.models.load import Network, load_mixed
 from vidsr.pipeline import Ahead, Chain, Worker, stream, workers_on
 from vidsr.planning import (
     EnginePlan,
@@ -171,6 +171,8 @@ def plan(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
     target = choose_target(job.size, shape)
     size = (info.width, info.height)
     engine = plan_engine(job.engine, target.factor, size, cache_dir=cache_dir)
+    if info.color.is_hdr:
+        engine = replace(engine, weights=replace(engine.weights, fidelity=1.0))
     video, changes = choose_format(info, (target.width, target.height), job.encoder)
     video = replace(video, sample_aspect=_sample_aspect(info, target))
     wanted = choose_destination(job.source, job.destination, target.factor)
@@ -188,7 +190,7 @@ def plan(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
         engine=engine,
         video=video,
         tracks=tracks,
-        notes=(*moved, *dropped, *changes, *_warnings(info), *size_warnings(target)),
+        notes=(*moved, *dropped, *changes, *_warnings(info, engine), *size_warnings(target)),
         disk_bytes=disk,
     )
 
@@ -271,11 +273,17 @@ def _chain(plan: Plan, stages: list[Stage]) -> Chain:
     )
 
 
-def open_stages(engine: EnginePlan, target: Target) -> list[Stage]:
-    """The network of a plan, ready on its device, and the reduction to an exact size if needed."""
+def open_stages(engine: EnginePlan, target: Target, network: Network | None = None) -> list[Stage]:
+    """The network of a plan, ready on its device, and the reduction to an exact size if needed.
+
+    Args:
+        engine: how the network is run.
+        target: the size that comes out.
+        network: of `engine.weights`, by whoever has loaded it before; it is copied.
+    """
     upscale = Upscale(
         TorchEngine(
-            load(engine.card, engine.weights),
+            network or load_mixed(engine.weights),
             scale=engine.card.scale,
             device=open_device(engine.device),
             precision=engine.precision,
@@ -407,12 +415,14 @@ def _sample_aspect(info: VideoInfo, target: Target) -> Fraction | None:
     return Fraction(1) if target.square_pixels and info.sample_aspect else info.sample_aspect
 
 
-def _warnings(info: VideoInfo) -> list[str]:
+def _warnings(info: VideoInfo, engine: EnginePlan) -> list[str]:
     notes = []
     if info.interlaced:
         notes.append("interlaced input is processed as it is: combed edges may show")
     if info.color.is_hdr:
         notes.append("HDR: the code values are enlarged as they are, nothing is tone-mapped")
+        if engine.weights.twin is not None:
+            notes.append("HDR: the fidelity weights alone, perceptual ones are for SDR")
     return notes
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -16,17 +17,21 @@ import torch
 
 from vidsr.engines.precision import DTYPES, Precision, fastest_precision
 from vidsr.engines.torch_engine import open_device
-from vidsr.errors import RequestError
+from vidsr.errors import ModelError, RequestError
 from vidsr.media.encoders import VideoFormat
 from vidsr.media.probe import StreamInfo, VideoInfo
 from vidsr.media.writer import MUXERS, TrackPlan, can_hold, muxer_of
-from vidsr.models.card import ModelCard, sha256_of, shipped_cards
-from vidsr.models.load import load, resolve
+from vidsr.models.card import ModelCard, shipped_cards
+from vidsr.models.load import Weights, check, find_twin, resolve
 from vidsr.stages import SMALLEST_KEPT, bytes_per_pixel, choose_tile
 
 LARGEST_DEFAULT = (3840, 2160)  # without --scale the result stays within this if it can
 HARDWARE_LIMIT = (4096, 2304)  # many players decode no more than H.264 level 5.1 in hardware
-DEFAULT_FAMILY = "fast"
+FAMILIES = {  # the way out that each offers to whoever got another by default
+    "photo": "for better film and photographs",
+    "anime": "for better drawings",
+    "fast": "for speed",
+}
 MOST_WORKERS = 8  # each holds a frame and a network; beyond this, workers get more threads
 
 
@@ -64,8 +69,8 @@ class Target:
 class EnginePlan:
     """The network and how it will be run; all of it is fixed before the first frame."""
 
-    card: ModelCard
-    weights: Path
+    weights: Weights
+    why: str  # a default family's reason and alternatives; "" if the model was named
     device: str
     precision: Precision
     tile: int
@@ -74,6 +79,11 @@ class EnginePlan:
     threads: int  # of each worker
     workers: int  # frames that are computed at once; see Note [Two slots]
     memory_bytes: int  # estimate of what the engine takes
+
+    @property
+    def card(self) -> ModelCard:
+        """Of the network."""
+        return self.weights.card
 
 
 @dataclass(frozen=True)
@@ -86,8 +96,13 @@ class EngineRequest:
     tile: int | None = None  # side of a tile in source pixels, its halo included
     overlap: int = 16  # source pixels over which neighbouring tiles are blended
     threads: int | None = None  # of the engine on a processor; None takes every core
+    fidelity: float | None = None  # share of the fidelity weights, [0,1]; None: the card's
 
     def __post_init__(self) -> None:
+        if self.fidelity is not None and not 0 <= self.fidelity <= 1:
+            raise RequestError(
+                f"--fidelity {self.fidelity:g} is not between 0 (looks) and 1 (true to the source)"
+            )
         if self.overlap < 0:
             raise RequestError(f"--overlap {self.overlap} is negative")
         if self.threads is not None and self.threads < 1:
@@ -142,21 +157,67 @@ def _even(length: Fraction) -> int:
     return max(2, 2 * round(length / 2))
 
 
-def choose_model(model: str | None, factor: Fraction) -> tuple[ModelCard, Path]:
+def default_family(
+    device_type: str, cards: Sequence[ModelCard], factor: Fraction
+) -> tuple[str, str]:
+    """The family for a device when none is named, and why, with the other families.
+
+    Args:
+        device_type: "cpu", "cuda" or "mps".
+        cards: of all models that ship.
+        factor: the enlargement that is needed.
+    """
+    reaching = {card.family for card in cards if card.scale >= factor}
+    family = "photo" if device_type != "cpu" and "photo" in reaching else "fast"
+    others = ", ".join(
+        f"--model {name} {what}"
+        for name, what in FAMILIES.items()
+        if name in reaching and name != family
+    )
+    where = "a processor" if device_type == "cpu" else "a GPU"
+    return family, f"the default on {where}{', ' if others else ''}{others}"
+
+
+def choose_weights(model: str, factor: Fraction, fidelity: float | None) -> Weights:
+    """The member of `choose_model`, its perceptual twin, and the share of each.
+
+    Args:
+        model: a family, a member, or a checkpoint.
+        factor: the enlargement that is needed.
+        fidelity: the share that was asked for, or None for the card's.
+
+    Raises:
+        ModelError: as `choose_model`, or the card mixes with a twin that is missing.
+        RequestError: as `choose_model`, or a fidelity is asked for and there is no twin.
+    """
+    card, path = choose_model(model, factor)
+    twin = find_twin(path)
+    if fidelity is not None and twin is None:
+        raise RequestError(
+            f"--fidelity {fidelity:g}: {card.name} has no perceptual weights to mix with; leave "
+            "--fidelity out, or name another --model"
+        )
+    share = card.fidelity if fidelity is None else fidelity
+    if share < 1 and twin is None:
+        raise ModelError(
+            f"{path}: its card mixes it with perceptual weights, which are missing; reinstall "
+            "vidsr or fetch them again"
+        )
+    return Weights(card, path, twin, share)
+
+
+def choose_model(model: str, factor: Fraction) -> tuple[ModelCard, Path]:
     """The card and file of the smallest member of a family that reaches `factor`.
 
     Args:
-        model: a family ("fast"), a member ("fast-x4"), a checkpoint, or None for the default.
+        model: a family ("fast"), a member ("fast-x4"), or a checkpoint.
         factor: the enlargement that is needed; what the network gives beyond it is reduced again.
 
     Raises:
         ModelError: unknown name, or a file that is no checkpoint.
         RequestError: no member reaches the factor.
     """
-    name = model or DEFAULT_FAMILY
-    family = [card for card in shipped_cards() if card.name.rsplit("-x", 1)[0] == name]
-    members = [resolve(card.name) for card in sorted(family, key=lambda card: card.scale)]
-    members = members or [resolve(name)]
+    members = [resolve(card.name) for card in family_of(model)] or [resolve(model)]
     for card, path in members:
         if card.scale >= factor:
             return card, path
@@ -165,6 +226,12 @@ def choose_model(model: str | None, factor: Fraction) -> tuple[ModelCard, Path]:
         f"model {most.name} enlarges {most.scale} times at most, {float(factor):g} is asked for; "
         f"ask for --scale {most.scale} or less, or name another --model"
     )
+
+
+def family_of(name: str) -> list[ModelCard]:
+    """The shipped members of a family, the smallest scale first; none if `name` is no family."""
+    members = [card for card in shipped_cards() if card.family == name]
+    return sorted(members, key=lambda card: card.scale)
 
 
 def choose_destination(source: Path, destination: Path | None, factor: Fraction) -> Path:
@@ -263,41 +330,32 @@ def plan_engine(
     """How the network will run on a picture of `size` (width, height).
 
     Raises:
-        ModelError: unknown model, or weights that are not those of the card.
+        ModelError: unknown model, weights that are not those of the card, or a twin that does not
+            fit.
         DeviceError: no such device.
-        RequestError: the tile is too small for this network.
+        RequestError: no member reaches the factor, the tile is too small for this network, or a
+            fidelity is asked for and there is nothing to mix.
     """
     device = open_device(request.device)
-    card, weights = choose_model(request.model, factor)
-    if sha256_of(weights) != card.sha256:
-        load(card, weights)  # raises, with both hashes
+    model, why = request.model, ""
+    if model is None:
+        model, why = default_family(device.type, shipped_cards(), factor)
+    weights = choose_weights(model, factor, request.fidelity)
+    check(weights)
     precision = request.precision
     if precision == "auto":
-        precision = fastest_precision(device, cache_dir=cache_dir) if card.half else "fp32"
-    margin = 2 * card.halo + request.overlap
-    if request.tile is not None and request.tile < min(margin + SMALLEST_KEPT, max(size)):
-        raise RequestError(
-            f"--tile {request.tile} is too small: {card.name} needs {card.halo} pixels of context "
-            f"a side and --overlap is {request.overlap}; {margin + SMALLEST_KEPT} is the least"
-        )
-    pixel_bytes = _pixel_bytes(card, precision)
-    tile, batch = choose_tile(
-        size[1],
-        size[0],
-        margin=margin,
-        pixel_bytes=pixel_bytes,
-        memory_bytes=int(free_memory(device) * 0.6),
-        device_type=device.type,
-    )
+        precision = fastest_precision(device, cache_dir=cache_dir) if weights.half else "fp32"
+    _check_tile(request, weights.card, size)
+    tile, batch = _choose_tile(weights.card, precision, device, request.overlap, size)
     if request.tile is not None:
         tile, batch = min(request.tile, max(size)), 1
-    engine_bytes = min(tile, size[0]) * min(tile, size[1]) * batch * pixel_bytes
+    engine_bytes = _tile_bytes(weights.card, precision, tile, size) * batch
     cores = request.threads or usable_cores()
     affordable = int(free_memory(device) * 0.6) // engine_bytes
     workers = max(1, min(cores, MOST_WORKERS, affordable)) if device.type == "cpu" else 1
     return EnginePlan(
-        card=card,
         weights=weights,
+        why=why,
         device=str(device),
         precision=precision,
         tile=tile,
@@ -307,6 +365,46 @@ def plan_engine(
         workers=workers,
         memory_bytes=engine_bytes * workers,
     )
+
+
+def fit_tile(engine: EnginePlan, size: tuple[int, int]) -> EnginePlan:
+    """The same engine for single pictures of another size (width, height)."""
+    card, precision, device = engine.card, engine.precision, torch.device(engine.device)
+    tile, batch = _choose_tile(card, precision, device, engine.overlap, size)
+    memory = _tile_bytes(card, precision, tile, size) * batch
+    return replace(engine, tile=tile, batch=batch, workers=1, memory_bytes=memory)
+
+
+def _check_tile(request: EngineRequest, card: ModelCard, size: tuple[int, int]) -> None:
+    least = 2 * card.halo + request.overlap + SMALLEST_KEPT
+    if request.tile is not None and request.tile < min(least, max(size)):
+        raise RequestError(
+            f"--tile {request.tile} is too small: {card.name} needs {card.halo} pixels of context "
+            f"a side and --overlap is {request.overlap}; {least} is the least"
+        )
+
+
+def _choose_tile(
+    card: ModelCard,
+    precision: Precision,
+    device: torch.device,
+    overlap: int,
+    size: tuple[int, int],
+) -> tuple[int, int]:
+    width, height = size
+    return choose_tile(
+        height,
+        width,
+        margin=2 * card.halo + overlap,
+        pixel_bytes=_pixel_bytes(card, precision),
+        memory_bytes=int(free_memory(device) * 0.6),
+        device_type=device.type,
+    )
+
+
+def _tile_bytes(card: ModelCard, precision: Precision, tile: int, size: tuple[int, int]) -> int:
+    """What the network takes for a tile of a picture, which may be smaller than the tile."""
+    return min(tile, size[0]) * min(tile, size[1]) * _pixel_bytes(card, precision)
 
 
 def _pixel_bytes(card: ModelCard, precision: Precision) -> int:

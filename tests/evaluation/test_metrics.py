@@ -3,11 +3,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evaluation.scenes import codes, scene, texture
 
 from vidsr.evaluation.evaluate import picture_paths, read_picture
 from vidsr.evaluation.metrics import (
+    color_shift,
     crop_to_multiple,
     enlarge,
+    line_steepness,
     luma,
     mean_psnr,
     psnr_y,
@@ -46,6 +49,51 @@ def test_errors_in_the_border_do_not_count():
     picture[:4], picture[-4:], picture[:, :4], picture[:, -4:] = 0, 0, 0, 0
     assert psnr_y(picture, original, border=4) == math.inf
     assert psnr_y(picture, original, border=3) < 30
+
+
+def test_lines_are_flatter_in_a_blurred_and_steeper_in_a_sharpened_picture():
+    original = scene(96, 96)
+    blurred = to_picture(enlarge(shrink(to_tensor(original), 2), 2))
+    sharpened = codes(2.0 * original - blurred)
+    assert line_steepness(original, original, border=2) == 1
+    assert line_steepness(blurred, original, border=2) < 0.9
+    assert line_steepness(sharpened, original, border=2) > 1.1
+
+
+def test_half_a_step_is_half_as_steep():
+    original = np.zeros((40, 40, 3), np.uint8)
+    original[:, 20:] = 200
+    assert line_steepness(original // 2, original, border=4) == pytest.approx(0.5)
+
+
+def test_only_steep_pixels_are_lines():
+    original = np.zeros((40, 40, 3), np.uint8)
+    original[:, 20:] = 200
+    picture = original.copy()
+    picture[::2, :10] = 50  # where the original has no line
+    assert line_steepness(picture, original, border=4) == 1
+
+
+def test_a_picture_without_lines_has_no_steepness():
+    gentle = np.broadcast_to(np.arange(0, 80, 2, dtype=np.uint8)[:, None], (40, 40))
+    picture = np.stack([gentle] * 3, axis=-1)
+    assert math.isnan(line_steepness(picture, picture, border=2))
+
+
+def test_a_cast_shifts_colors_and_texture_does_not():
+    original = scene(96, 96) // 2 + 60
+    cast = original + np.array([12, 0, 0], np.uint8)
+    textured = codes(original + 12 * texture(96, 96)[..., None])
+    assert color_shift(original, original, border=0) == 0
+    assert color_shift(cast, original, border=0) > 4
+    assert color_shift(textured, original, border=0) < 0.5
+
+
+def test_the_color_shift_is_that_of_the_standard():
+    # Grays differ in L* only: 42.37 and 50.43 for 100 and 120. dE00 is their difference over S_L,
+    # which is 1.034 there (Sharma, Wu and Dalal 2005, equation 15).
+    first, second = (np.full((32, 32, 3), gray, np.uint8) for gray in (100, 120))
+    assert color_shift(first, second, border=0) == pytest.approx(8.06 / 1.034, abs=0.02)
 
 
 def test_one_equal_picture_does_not_hide_the_others_in_a_mean():

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from family import tiny_model, tiny_twins
 from safetensors.torch import save_file
 
 from vidsr.errors import ModelError
@@ -14,7 +15,17 @@ from vidsr.evaluation.metrics import to_tensor
 from vidsr.models import card as card_module
 from vidsr.models.card import ModelCard
 from vidsr.models.compact import Compact, CompactOptions
-from vidsr.models.load import build, describe, load, read_state, resolve
+from vidsr.models.load import (
+    Weights,
+    build,
+    check,
+    describe,
+    find_twin,
+    load,
+    load_mixed,
+    read_state,
+    resolve,
+)
 from vidsr.models.rrdb import RRDBNet, RRDBOptions
 from vidsr.models.srgan import MSRResNet, SRGANGenerator, SRGANOptions
 
@@ -79,8 +90,11 @@ def test_averaged_weights_are_preferred(tmp_path):
 
 def test_half_precision_checkpoints_are_loaded_as_fp32(tmp_path):
     state = {key: value.half() for key, value in NETWORKS["srgan"].state_dict().items()}
-    network = load(*resolve(str(save_bare(state, tmp_path / "net.pth"))))
-    assert {weight.dtype for weight in network.parameters()} == {torch.float32}
+    for save in (save_bare, save_safe):
+        network = load(*resolve(str(save(state, tmp_path / "net.pth"))))
+        assert {weight.dtype for weight in network.parameters()} == {torch.float32}
+        for key, value in network.state_dict().items():
+            assert torch.equal(value, state[key].float())
 
 
 def test_animevideov3_gives_what_ncnn_gives(shared: Path, record_property):
@@ -221,6 +235,95 @@ def test_a_card_beside_the_weights_is_used(checkpoint):
     mine = dataclasses.replace(describe(checkpoint), summary="mine", half=False)
     mine.write(checkpoint.with_suffix(".json"))
     assert resolve(str(checkpoint)) == (mine, checkpoint)
+
+
+# Mixing with a perceptual twin.
+
+
+def weights_of(path, fidelity=1.0):
+    return Weights(*resolve(str(path)), find_twin(path), fidelity)
+
+
+def test_a_twin_is_the_file_of_its_name_beside_the_weights(tmp_path):
+    path = tiny_twins(tmp_path, "net-x2", scale=2)
+    twin = find_twin(path)
+    assert twin.path == tmp_path / "net-x2-perceptual.safetensors"
+    assert twin.card.name == "net-x2-perceptual"
+    assert find_twin(twin.path) is None
+    assert find_twin(tiny_model(tmp_path, "single-x2", scale=2)) is None
+
+
+def test_a_public_checkpoint_without_cards_may_have_a_twin(tmp_path, checkpoint):
+    save_bare(NETWORKS["compact"].state_dict(), tmp_path / "net-perceptual.pth")
+    assert find_twin(checkpoint).card.network == "compact"
+
+
+@pytest.mark.parametrize("fidelity", [0.25, 0.5, 0.9])
+def test_mixed_weights_are_the_share_of_each_in_fp32(tmp_path, fidelity):
+    path = tiny_twins(tmp_path, "net-x2", scale=2)
+    ours, theirs = read_state(path), read_state(find_twin(path).path)
+    mixed = load_mixed(weights_of(path, fidelity))
+    assert not mixed.training
+    for key, value in mixed.state_dict().items():
+        exact = fidelity * ours[key].double() + (1 - fidelity) * theirs[key].double()
+        assert value.dtype == torch.float32
+        assert not value.requires_grad
+        torch.testing.assert_close(value.double(), exact, rtol=1e-6, atol=1e-7)
+
+
+def test_weights_stored_in_half_precision_are_mixed_in_fp32(tmp_path):
+    path = tiny_twins(tmp_path, "net-x2", scale=2)
+    halves = []
+    for one in (path, find_twin(path).path):
+        halves.append({key: value.half() for key, value in read_state(one).items()})
+        save_file(halves[-1], one)
+        describe(one).write(one.with_suffix(".json"))
+    for key, value in load_mixed(weights_of(path, 0.3)).state_dict().items():
+        exact = 0.3 * halves[0][key].double() + 0.7 * halves[1][key].double()
+        # Far below half precision's own step, which is 5e-4 of the value.
+        torch.testing.assert_close(value.double(), exact, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("fidelity", "unread"), [(1.0, "net-x2-perceptual"), (0.0, "net-x2")])
+def test_at_either_end_one_file_is_read_and_kept_exactly(tmp_path, fidelity, unread):
+    path = tiny_twins(tmp_path, "net-x2", scale=2)
+    weights = weights_of(path, fidelity)
+    (tmp_path / f"{unread}.safetensors").write_bytes(b"damaged since")
+    kept = path if fidelity else weights.twin.path
+    for key, value in load_mixed(weights).state_dict().items():
+        assert torch.equal(value, read_state(kept)[key])
+
+
+@pytest.mark.parametrize("refuse", [check, load_mixed])
+def test_a_twin_of_another_network_is_refused_with_both_shapes(tmp_path, refuse):
+    tiny_model(tmp_path, "net-x2-perceptual", scale=2, channels=6)
+    path = tiny_model(tmp_path, "net-x2", scale=2)
+    with pytest.raises(
+        ModelError, match=r"net-x2-perceptual\.safet.*body\.0\.bias is \(6,\) here and \(4,\) there"
+    ):
+        refuse(weights_of(path, 0.5))
+
+
+def test_a_twin_that_is_not_wanted_may_be_of_another_network(tmp_path):
+    tiny_model(tmp_path, "net-x2-perceptual", scale=2, channels=6)
+    check(weights_of(tiny_model(tmp_path, "net-x2", scale=2), 1.0))
+
+
+@pytest.mark.parametrize("name", ["net-x2", "net-x2-perceptual"])
+@pytest.mark.parametrize("refuse", [check, load_mixed])
+def test_a_damaged_half_of_a_mixture_is_refused(tmp_path, refuse, name):
+    weights = weights_of(tiny_twins(tmp_path, "net-x2", scale=2), 0.5)
+    with (tmp_path / f"{name}.safetensors").open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(ModelError, match=rf"{name}\.safetensors: the weights are not those of"):
+        refuse(weights)
+
+
+def test_a_mixture_may_run_in_half_precision_if_both_may(tmp_path):
+    weights = weights_of(tiny_twins(tmp_path, "net-x2", scale=2), 0.5)
+    may = dataclasses.replace(weights, card=dataclasses.replace(weights.card, half=True))
+    assert not may.half
+    assert dataclasses.replace(may, fidelity=1.0).half
 
 
 def test_shipped_models_are_resolved_by_name(tmp_path, monkeypatch):

@@ -61,8 +61,11 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
 def test_an_optimizer_is_put_back_with_its_memory_format():
     network, optimizer = trained_network()
     fresh = torch.optim.Adam(network.parameters(), lr=0.01)
-    stored = {k: v.clone().contiguous() for k, v in checkpoint.optimizer_tensors(optimizer).items()}
-    checkpoint.restore_optimizer(fresh, stored)
+    stored = {
+        k: v.clone().contiguous()
+        for k, v in checkpoint.optimizer_tensors("adam", optimizer).items()
+    }
+    checkpoint.restore_optimizer("adam", fresh, stored)
     for weight in network.parameters():
         for moment in ("exp_avg", "exp_avg_sq", "step"):
             assert torch.equal(fresh.state[weight][moment], optimizer.state[weight][moment])
@@ -76,7 +79,9 @@ def test_a_network_is_put_back_and_another_one_refused():
     fresh = nn.Conv2d(3, 4, 3)
     checkpoint.restore_network("network", fresh, tensors)
     assert torch.equal(fresh.weight, network.weight)
-    with pytest.raises(ModelError, match="another network"):
+    with pytest.raises(
+        ModelError, match=r"another network: for network/bias it has \(4,\), this training \(5,\)"
+    ):
         checkpoint.restore_network("network", nn.Conv2d(3, 5, 3), tensors)
 
 

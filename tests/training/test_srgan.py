@@ -10,8 +10,9 @@ from PIL import Image
 from vidsr.errors import MediaError, ModelError, RequestError
 from vidsr.models.card import ModelCard, sha256_of
 from vidsr.models.load import load, read_state
-from vidsr.training import srgan
-from vidsr.training.srgan import UpscaleRecipe, train
+from vidsr.training import checkpoint, run, srgan
+from vidsr.training.recipe import UpscaleRecipe, one_recipe
+from vidsr.training.srgan import train
 
 STEPS = 12
 
@@ -38,6 +39,9 @@ def recipe(tmp_path, monkeypatch):
         steps=STEPS,
         batch=2,
         patch=8,
+        degradation="clean",
+        critic_channels=2,
+        critic_steps=4,
         license="CC0-1.0",
         report_every_seconds=0,
         checkpoint_every_seconds=0,
@@ -91,7 +95,7 @@ def test_minutes_become_steps_after_the_warm_up(recipe, tmp_path):
     budget = dataclasses.replace(recipe, steps=None, minutes=1 / 600)
     reports = list(train(budget, tmp_path / "run"))
     assert reports[0].total_steps == 0
-    assert reports[-1].step == reports[-1].total_steps > srgan.WARM_UP_STEPS
+    assert reports[-1].step == reports[-1].total_steps > run.WARM_UP_STEPS
 
 
 def test_the_export_loads_and_its_card_is_true(recipe, tmp_path):
@@ -143,9 +147,9 @@ def test_a_resume_needs_a_checkpoint_of_this_network(recipe, tmp_path):
 def test_checkpoints_without_a_precision_still_resume(recipe, tmp_path):
     next(train(recipe, tmp_path / "run"))
     path = tmp_path / "run" / "checkpoint"
-    tensors, facts = srgan.checkpoint.load(path)
+    tensors, facts = checkpoint.load(path)
     del facts["precision"]
-    srgan.checkpoint.save(path, tensors, facts)
+    checkpoint.save(path, tensors, facts)
     *_, last = train(recipe, tmp_path / "run", resume=True)
     assert last.step == STEPS
 
@@ -192,3 +196,99 @@ def test_the_callers_random_numbers_are_left_alone(recipe, tmp_path):
 def test_recipes_that_cannot_work_are_refused(recipe, change, message):
     with pytest.raises(RequestError, match=message):
         dataclasses.replace(recipe, **change)
+
+
+@pytest.fixture
+def perceptual(recipe, tmp_path):
+    """The second stage of that run, from its weights."""
+    list(train(dataclasses.replace(recipe, steps=2), tmp_path / "fidelity"))
+    origin = str(tmp_path / "fidelity" / "tiny-x2.safetensors")
+    return dataclasses.replace(recipe, stage="perceptual", init=origin, degradation="mixed")
+
+
+@pytest.mark.parametrize("stop", [2, 4, 7])
+def test_a_resumed_perceptual_run_is_the_uninterrupted_one(perceptual, tmp_path, stop):
+    list(train(perceptual, tmp_path / "whole"))
+    stopped = train(perceptual, tmp_path / "stopped")
+    for report in stopped:
+        if report.step == stop:
+            break
+    stopped.close()
+    *_, last = train(perceptual, tmp_path / "stopped", resume=True)
+    assert last.step == STEPS
+    assert losses_of(tmp_path / "stopped") == losses_of(tmp_path / "whole")
+    ours = read_state(tmp_path / "stopped" / "tiny-x2.safetensors")
+    theirs = read_state(tmp_path / "whole" / "tiny-x2.safetensors")
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_the_critic_learns_alone_first(perceptual, tmp_path):
+    origin = read_state(tmp_path / "fidelity" / "tiny-x2.safetensors")
+    reports = train(perceptual, tmp_path / "run")
+    for report in reports:
+        tensors, _ = checkpoint.load(tmp_path / "run" / "checkpoint")
+        same = all(torch.equal(tensors[f"network/{key}"], origin[key]) for key in origin)
+        assert same == (report.step <= perceptual.critic_steps)
+        if report.step > perceptual.critic_steps:
+            break
+    reports.close()
+    entries = json.loads((tmp_path / "run" / "checkpoint.json").read_text())["log"]
+    assert "adversarial" not in entries[0]
+    assert {"content", "adversarial", "features", "color", "critic"} <= entries[-1].keys()
+
+
+def test_minutes_are_settled_by_a_step_of_the_whole_perceptual_stage(perceptual, tmp_path):
+    budget = dataclasses.replace(perceptual, steps=None, minutes=1 / 600)
+    reports = list(train(budget, tmp_path / "run"))
+    settled = next(report.step for report in reports if report.total_steps)
+    assert settled > perceptual.critic_steps + run.WARM_UP_STEPS
+
+
+def test_the_perceptual_stage_needs_weights_to_start_from(recipe):
+    with pytest.raises(RequestError, match="starts from trained weights"):
+        dataclasses.replace(recipe, stage="perceptual")
+
+
+def test_a_start_from_another_network_is_refused(recipe, perceptual, tmp_path):
+    for change in ({"channels": 8}, {"scale": 3}, {"network": "compact"}):
+        other = dataclasses.replace(recipe, init=perceptual.init, **change)
+        with pytest.raises(ModelError, match=r"SRGANGenerator 4x1, x2; it must be"):
+            next(train(other, tmp_path / "other"))
+
+
+def test_a_session_ends_early_and_whole(recipe, tmp_path):
+    whole = list(train(recipe, tmp_path / "whole"))
+    *_, last = train(recipe, tmp_path / "run", session_minutes=0)
+    assert last.step < STEPS
+    assert not (tmp_path / "run" / "tiny-x2.safetensors").exists()
+    *_, last = train(recipe, tmp_path / "run", resume=True)
+    assert last.loss == whole[-1].loss
+
+
+def test_a_resumed_run_needs_no_words_but_its_name(recipe, tmp_path):
+    next(train(recipe, tmp_path / "tiny-x2"))
+    again = one_recipe(None, tmp_path, {"name": "tiny-x2"}, run_dir=tmp_path)
+    assert again == recipe
+
+
+def test_the_log_is_a_table_and_a_plot(recipe, tmp_path):
+    pytest.importorskip("matplotlib", reason="plots need matplotlib")
+    list(train(dataclasses.replace(recipe, steps=3), tmp_path / "run"))
+    lines = (tmp_path / "run" / "log.csv").read_text().splitlines()
+    assert lines[0] == "step,seconds,loss"
+    assert len(lines) == 4
+    with Image.open(tmp_path / "run" / "plot.png") as plot:
+        assert plot.size == (800, 400)
+
+
+def test_the_rate_counts_the_operations_of_a_step(recipe, tmp_path):
+    reports = list(train(dataclasses.replace(recipe, steps=3), tmp_path / "run"))
+    assert all(report.teraflops_per_second > 0 for report in reports)
+
+
+def test_bf16_must_win_in_whole_steps_too(recipe, monkeypatch):
+    recipe = dataclasses.replace(recipe, precision="auto")
+    monkeypatch.setattr(srgan, "fastest_precision", lambda _device: "bf16")
+    for seconds, chosen in (({"fp32": 1, "bf16": 2}, "fp32"), ({"fp32": 2, "bf16": 1}, "bf16")):
+        monkeypatch.setattr(srgan, "_step_seconds", lambda _r, _d, name, by=seconds: by[name])
+        assert srgan._training_precision(recipe, torch.device("cpu")) == chosen

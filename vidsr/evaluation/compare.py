@@ -1,9 +1,11 @@
-"""Pictures side by side, for eyes: a before/after sheet and labelled contact sheets."""
+"""Pictures side by side, for eyes: a before/after sheet, labelled and contact sheets."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vidsr.errors import MediaError, RequestError
 from vidsr.evaluation.metrics import Picture, enlarge, luma, to_picture, to_tensor
+
+if TYPE_CHECKING:
+    from vidsr.evaluation.evaluate import Comparison
 
 Cell = tuple[str, Picture]  # a label and what stands below it
 
@@ -20,6 +25,9 @@ LABEL_HEIGHT = 24
 FONT_SIZE = 16
 BACKGROUND = (24, 24, 24)
 INK = (235, 235, 235)
+CROP_SIDE = 168  # pixels of a contact sheet's cells; a multiple of every scale
+CROPS = 4  # rows of a contact sheet
+MOST_BYTES = 1_000_000  # of a contact sheet
 
 
 def before_after(before: Picture, after: Picture, path: Path) -> None:
@@ -34,7 +42,8 @@ def before_after(before: Picture, after: Picture, path: Path) -> None:
     scale = _scale(before, after)
     height, width = before.shape[:2]
     size = (min(width, PANEL[0] // scale), min(height, PANEL[1] // scale))
-    left, top = _most_detailed(before, size)
+    down, across = np.gradient(luma(before, border=0))
+    left, top = _richest(np.abs(down) + np.abs(across), size)
     area = np.s_[top * scale : (top + size[1]) * scale, left * scale : (left + size[0]) * scale]
     bicubic = to_picture(enlarge(to_tensor(before), scale))
     sheet([[(f"bicubic x{scale}", bicubic[area]), (f"vidsr x{scale}", after[area])]], path)
@@ -49,6 +58,75 @@ def sheet(rows: Sequence[Sequence[Cell]], path: Path) -> None:
     """
     if not rows or not all(rows):
         raise RequestError(f"{path}: a sheet needs at least one picture in each row")
+    _write(_png(_draw(rows)), path)
+
+
+class ContactSheet:
+    """The crops of a benchmark where the stages differ most: what the figures look like.
+
+    A column each: the input with its pixels repeated, bicubic, every other stage, the original. Of
+    each picture there is one crop at most.
+    """
+
+    def __init__(self, scale: int) -> None:
+        self.scale = scale
+        self._rows: list[tuple[float, list[Cell]]] = []  # difference and cells, the largest first
+
+    def add(self, comparison: Comparison) -> None:
+        """Take note of a picture; forgets it unless it is among the most telling so far."""
+        difference, (left, top), (width, height) = self._most_telling(comparison)
+        area = np.s_[top : top + height, left : left + width]
+        repeated = comparison.low_res.repeat(self.scale, axis=0).repeat(self.scale, axis=1)
+        columns = {comparison.name: repeated, **comparison.outputs, "original": comparison.original}
+        cells = [(label, picture[area].copy()) for label, picture in columns.items()]
+        self._rows.append((difference, cells))
+        self._rows.sort(key=lambda row: row[0], reverse=True)
+        del self._rows[CROPS:]
+
+    def write(self, path: Path) -> None:
+        """Write what was gathered as a PNG.
+
+        Above `MOST_BYTES` the least telling rows give way, and if one row is too much, colors do.
+
+        Raises:
+            RequestError: nothing was added.
+            MediaError: the file cannot be written.
+        """
+        rows = [cells for _, cells in self._rows]
+        if not rows:
+            raise RequestError(f"{path}: no pictures to show")
+        content = _png(_draw(rows))
+        while len(content) > MOST_BYTES and len(rows) > 1:
+            rows.pop()
+            content = _png(_draw(rows))
+        if len(content) > MOST_BYTES:
+            content = _png(_draw(rows).quantize(256, dither=Image.Dither.NONE))
+        _write(content, path)
+
+    def _most_telling(
+        self, comparison: Comparison
+    ) -> tuple[float, tuple[int, int], tuple[int, int]]:
+        """The mean luma difference, (left, top) and (width, height) of the crop.
+
+        Between the models, or between the only one and bicubic. Corners lie on low-res pixels'.
+        """
+        outputs = list(comparison.outputs.values())
+        models = outputs[1:] if len(outputs) > 2 else outputs
+        difference = np.ptp([luma(picture, border=0) for picture in models], axis=0)
+        rows, columns = (side // self.scale for side in difference.shape)
+        blocks = difference.reshape(rows, self.scale, columns, self.scale).mean((1, 3))
+        most = CROP_SIDE // self.scale
+        height, width = min(most, rows), min(most, columns)
+        left, top = _richest(blocks, (width, height))
+        area = blocks[top : top + height, left : left + width]
+        corner, size = (
+            (left * self.scale, top * self.scale),
+            (width * self.scale, height * self.scale),
+        )
+        return float(area.mean()), corner, size
+
+
+def _draw(rows: Sequence[Sequence[Cell]]) -> Image.Image:
     widths = [
         max(row[column][1].shape[1] for row in rows if column < len(row))
         for column in range(max(len(row) for row in rows))
@@ -61,9 +139,18 @@ def sheet(rows: Sequence[Sequence[Cell]], path: Path) -> None:
         y = sum(heights[:number]) + GAP * number
         for column, (label, picture) in enumerate(row):
             x = sum(widths[:column]) + GAP * column
-            draw.text((x + 4, y + LABEL_HEIGHT // 2), label, INK, font, anchor="lm")
+            shown = _shortened(label, widths[column] - 8, font)
+            draw.text((x + 4, y + LABEL_HEIGHT // 2), shown, INK, font, anchor="lm")
             canvas.paste(Image.fromarray(picture), (x, y + LABEL_HEIGHT))
-    _write(canvas, path)
+    return canvas
+
+
+def _shortened(label: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """The label, or as much of its end as fits, for names differ at the end."""
+    shown = label
+    while len(shown) > 2 and font.getlength(shown) > width:
+        shown = "…" + shown[2:]
+    return shown
 
 
 def _scale(before: Picture, after: Picture) -> int:
@@ -76,12 +163,10 @@ def _scale(before: Picture, after: Picture) -> int:
     return scale
 
 
-def _most_detailed(picture: Picture, size: tuple[int, int]) -> tuple[int, int]:
-    """Left and top of the area of that (width, height) with the largest sum of gradients."""
+def _richest(amount: NDArray[np.float64], size: tuple[int, int]) -> tuple[int, int]:
+    """Left and top of the area of that (width, height) with the largest sum of `amount`."""
     width, height = size
-    down, across = np.gradient(luma(picture, border=0))
-    detail: NDArray[np.float64] = np.abs(down) + np.abs(across)
-    integral = np.pad(detail, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    integral = np.pad(amount, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     sums = (
         integral[height:, width:]
         - integral[:-height, width:]
@@ -92,11 +177,17 @@ def _most_detailed(picture: Picture, size: tuple[int, int]) -> tuple[int, int]:
     return int(left), int(top)
 
 
-def _write(image: Image.Image, path: Path) -> None:
+def _png(image: Image.Image) -> bytes:
+    content = io.BytesIO()
+    image.save(content, format="PNG", optimize=True)
+    return content.getvalue()
+
+
+def _write(content: bytes, path: Path) -> None:
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(part, format="PNG", optimize=True)
+        part.write_bytes(content)
         part.replace(path)
     except OSError as exc:
         part.unlink(missing_ok=True)

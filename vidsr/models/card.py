@@ -7,12 +7,15 @@ import difflib
 import hashlib
 import inspect
 import json
+import re
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from vidsr.errors import ModelError
+
+PERCEPTUAL = "-perceptual"  # ends the name of a perceptual twin, see `ModelCard.is_twin`
 
 
 @dataclass(frozen=True)
@@ -26,19 +29,44 @@ class ModelCard:
     halo: int  # context in input pixels that a tile needs on each side
     half: bool  # whether fp16 and bf16 keep the picture (measured for what ships)
     sha256: str  # of the weights file
+    fidelity: float = 1.0  # default share of these weights, [0,1]; the rest is the twin's
     summary: str = ""  # one line for `vidsr models`
     trained_on: str = ""  # pictures, degradation, how long and on what
     license: str = ""  # of the weights
     measured: dict[str, Any] = field(default_factory=dict)  # set -> metric -> figure
 
     def __post_init__(self) -> None:
-        types = {"str": str, "int": int, "bool": bool}
+        types: dict[str, type | tuple[type, ...]] = {
+            "str": str,
+            "int": int,
+            "bool": bool,
+            "float": (int, float),
+        }
         for entry in dataclasses.fields(self):
             value = getattr(self, entry.name)
             if not isinstance(value, types.get(str(entry.type), dict)):
                 raise ModelError(
                     f"card {self.name!r}: {entry.name} is {value!r}, which is no {entry.type}"
                 )
+        if not 0 <= self.fidelity <= 1:
+            raise ModelError(
+                f"card {self.name!r}: fidelity is {self.fidelity!r}, not between 0 and 1"
+            )
+
+    @property
+    def family(self) -> str | None:
+        """What `--model` may say in place of the name: "photo" of photo-x4; None if nothing."""
+        found = re.fullmatch(r"(.+)-x\d+", self.name)
+        return found[1] if found else None
+
+    @property
+    def is_twin(self) -> bool:
+        """Whether these are the perceptual weights beside a model trained for fidelity.
+
+        A twin is of the same network and is mixed with that model (`--fidelity`). It belongs to no
+        family, but its name works as any other.
+        """
+        return self.name.endswith(PERCEPTUAL)
 
     @classmethod
     def read(cls, path: Path) -> ModelCard:
@@ -77,8 +105,9 @@ def weights_dir() -> Path:
 
 
 def shipped_cards() -> list[ModelCard]:
-    """All cards that ship with vidsr, by name."""
-    return [ModelCard.read(path) for path in sorted(weights_dir().glob("*.json"))]
+    """All cards that ship with vidsr, by name; so a twin follows its model."""
+    paths = sorted(weights_dir().glob("*.json"), key=lambda path: path.stem)
+    return [ModelCard.read(path) for path in paths]
 
 
 def find_card(name: str) -> ModelCard:

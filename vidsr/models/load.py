@@ -17,6 +17,7 @@ import re
 import struct
 import warnings
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vidsr.errors import ModelError
-from vidsr.models.card import ModelCard, find_card, sha256_of, weights_dir
+from vidsr.models.card import PERCEPTUAL, ModelCard, find_card, sha256_of, weights_dir
 from vidsr.models.compact import Compact, CompactOptions
 from vidsr.models.rrdb import RRDBNet, RRDBOptions
 from vidsr.models.srgan import MSRResNet, SRGANGenerator, SRGANOptions
@@ -51,6 +52,69 @@ _DAMAGED = (
 )
 
 
+@dataclass(frozen=True)
+class Weights:
+    """What fills a network: a file, or a point between two files of one network.
+
+    Each number is fidelity * ours + (1 - fidelity) * the twin's: network interpolation, Wang et al.
+    2018 (arXiv:1809.00219), section 3.4, where the perceptual weights were trained from the others.
+    """
+
+    card: ModelCard
+    path: Path
+    twin: Weights | None = None  # the perceptual weights, if there are any
+    fidelity: float = 1.0  # [0,1]; below 1 there is a twin
+
+    @property
+    def half(self) -> bool:
+        """Whether half precision keeps the picture, for all that is mixed."""
+        return self.card.half and (self.twin is None or self.fidelity == 1 or self.twin.half)
+
+
+def find_twin(path: Path) -> Weights | None:
+    """The perceptual weights beside a weights file, or None.
+
+    Raises:
+        ModelError: there is such a file, and it is unreadable or no network that we know.
+    """
+    beside = path.with_stem(path.stem + PERCEPTUAL)
+    return Weights(*resolve(str(beside))) if beside.is_file() else None
+
+
+def check(weights: Weights) -> None:
+    """Refuse what can be known to fail before loading.
+
+    Raises:
+        ModelError: a wrong hash, or a twin of another network.
+    """
+    _check_hash(weights.card, weights.path)
+    if weights.twin is not None and weights.fidelity < 1:
+        _check_hash(weights.twin.card, weights.twin.path)
+        _check_twin(read_state(weights.path), read_state(weights.twin.path), weights.twin.path)
+
+
+def load_mixed(weights: Weights) -> Network:
+    """The network of `weights`, in eval mode, fp32, on the CPU.
+
+    At a fidelity of 1 or 0 only one file is read, and its numbers stay as they are.
+
+    Raises:
+        ModelError: as `load`, or the twin is of another network.
+    """
+    twin, share = weights.twin, weights.fidelity
+    if twin is None or share == 1:
+        return load(weights.card, weights.path)
+    perceptual = load(twin.card, twin.path)
+    if share == 0:
+        return perceptual
+    network = load(weights.card, weights.path)
+    state, other = network.state_dict(), perceptual.state_dict()
+    _check_twin(state, other, twin.path)
+    for key, ours in state.items():  # the network's own memory
+        ours.mul_(share).add_(other[key], alpha=1 - share)
+    return network
+
+
 def resolve(model: str) -> tuple[ModelCard, Path]:
     """The card and weights file of a shipped name or of a checkpoint's path.
 
@@ -71,12 +135,7 @@ def load(card: ModelCard, path: Path) -> Network:
     Raises:
         ModelError: wrong hash, unreadable file, or tensors that do not fit the network.
     """
-    actual = sha256_of(path)
-    if actual != card.sha256:
-        raise ModelError(
-            f"{path}: the weights are not those of the card (sha256 {actual[:12]}…, card "
-            f"{card.sha256[:12]}…); reinstall vidsr or fetch the file again"
-        )
+    _check_hash(card, path)
     network = build(card)
     _fill(network, read_state(path), path)
     return network.eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
@@ -171,17 +230,43 @@ def _tensors(content: object, path: Path) -> State:
     return {key.removeprefix("module."): value for key, value in content.items()}
 
 
+def _check_hash(card: ModelCard, path: Path) -> None:
+    actual = sha256_of(path)
+    if actual != card.sha256:
+        raise ModelError(
+            f"{path}: the weights are not those of the card (sha256 {actual[:12]}…, card "
+            f"{card.sha256[:12]}…); reinstall vidsr or fetch the file again"
+        )
+
+
 def _fill(network: Network, state: State, path: Path) -> None:
-    expected = network.state_dict()
-    for key in sorted(expected.keys() | state.keys()):
-        ours = tuple(expected[key].shape) if key in expected else "no such tensor"
-        theirs = tuple(state[key].shape) if key in state else "no such tensor"
-        if ours != theirs:
-            raise ModelError(
-                f"{path}: the weights are of another network than their card says: for {key} the "
-                f"file has {theirs}, the network {ours}"
-            )
+    if differ := _first_difference(network.state_dict(), state):
+        key, ours, theirs = differ
+        raise ModelError(
+            f"{path}: the weights are of another network than their card says: for {key} the "
+            f"file has {theirs}, the network {ours}"
+        )
     network.load_state_dict(state)
+
+
+def _check_twin(fidelity: State, perceptual: State, path: Path) -> None:
+    if differ := _first_difference(fidelity, perceptual):
+        key, ours, theirs = differ
+        raise ModelError(
+            f"{path}: the weights are of another network than those they are mixed with: {key} is "
+            f"{theirs} here and {ours} there; --fidelity 1 leaves them out"
+        )
+
+
+def _first_difference(ours: State, theirs: State) -> tuple[str, str, str] | None:
+    """The first name whose shapes differ, and both shapes in words."""
+
+    def shape(state: State, key: str) -> str:
+        return str(tuple(state[key].shape)) if key in state else "no such tensor"
+
+    keys = sorted(ours.keys() | theirs.keys())
+    shapes = ((key, shape(ours, key), shape(theirs, key)) for key in keys)
+    return next((one for one in shapes if one[1] != one[2]), None)
 
 
 # Recognizing a network by its tensors. Each answers (network, options) or None. The file is not

@@ -88,11 +88,11 @@ def network_tensors(prefix: str, network: nn.Module) -> dict[str, Tensor]:
     return {f"{prefix}/{key}": value for key, value in network.state_dict().items()}
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's moments under `optimizer/<parameter>/<moment>`."""
+def optimizer_tensors(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's moments under `prefix/<parameter>/<moment>`."""
     state = optimizer.state_dict()["state"]
     return {
-        f"optimizer/{number}/{moment}": torch.as_tensor(value)
+        f"{prefix}/{number}/{moment}": torch.as_tensor(value)
         for number, moments in state.items()
         for moment, value in moments.items()
     }
@@ -106,20 +106,26 @@ def restore_network(prefix: str, network: nn.Module, tensors: dict[str, Tensor])
     """
     start = f"{prefix}/"
     state = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as exc:
-        raise ModelError(
-            "the checkpoint is of another network; resume with the sizes that it was begun with"
-        ) from exc
+    expected = network.state_dict()
+    for key in sorted(expected.keys() | state.keys()):
+        ours = tuple(expected[key].shape) if key in expected else "no such tensor"
+        theirs = tuple(state[key].shape) if key in state else "no such tensor"
+        if ours != theirs:
+            raise ModelError(
+                f"the checkpoint is of another network: for {start}{key} it has {theirs}, this "
+                f"training {ours}; resume with the sizes that it was begun with"
+            )
+    network.load_state_dict(state)
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def restore_optimizer(
+    prefix: str, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
+) -> None:
     """Put back what `optimizer_tensors` took."""
     parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        if key.startswith("optimizer/"):
+        if key.startswith(f"{prefix}/"):
             _, number, moment = key.split("/")
             state.setdefault(int(number), {})[moment] = _laid_out_like(
                 parameters[int(number)], value

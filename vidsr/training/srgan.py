@@ -1,174 +1,198 @@
-"""The super-resolution recipe: options, step, loop. Reads top to bottom.
+"""The super-resolution recipe: data, stages, export. Reads top to bottom.
 
-For now the fidelity stage alone: L1 against the original, Adam, a cosine schedule, and an
-exponential moving average of the weights, which is what is exported.
+Two stages, as published (Ledig et al. 2017, section 3.2): fidelity first (a pixel loss alone), then
+perceptual, where a critic judges what the pixel loss leaves blurred. A frozen copy of the critic,
+once it can tell fidelity's output from originals, stands in for the VGG features of the paper
+(after "MDF", Mustafa et al., WACV 2022). What is exported is the moving average of the weights.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vidsr.engines.precision import DTYPES, Precision, fastest_precision
-from vidsr.errors import ModelError, RequestError
 from vidsr.evaluation.metrics import enlarge, mean_psnr, psnr_y, shrink, to_picture
-from vidsr.models.card import ModelCard, sha256_of
-from vidsr.models.load import build
+from vidsr.models.card import sha256_of
+from vidsr.models.load import build, load, resolve
 from vidsr.training import checkpoint
 from vidsr.training.data import Crops, load_pictures
+from vidsr.training.discriminators import open_discriminator
+from vidsr.training.growth import grow
+from vidsr.training.losses import (
+    CriticFeatures,
+    color_consistency,
+    discriminator_loss,
+    generator_loss,
+    open_content_loss,
+)
+from vidsr.training.recipe import UpscaleRecipe, as_options
+from vidsr.training.run import (
+    Losses,
+    Run,
+    Trainee,
+    TrainProgress,
+    begin,
+    loop,
+    plain,
+    stored_facts,
+)
 
-WARM_UP_STEPS = 8  # before the length of a run of so many minutes is settled
 EXAM_SIDE = 256  # pixels of a validation crop
+TIMED_STEPS = 3  # to choose between fp32 and bf16
 
 
-@dataclass(frozen=True)
-class UpscaleRecipe:
-    """What to train, on what, and for how long."""
-
-    name: str  # of the exported weights
-    data: tuple[Path, ...]  # folders of training pictures
-    validation: tuple[Path, ...] = ()  # folders of pictures to measure PSNR-Y on
-    network: Literal["compact", "srgan"] = "compact"
-    scale: int = 4
-    channels: int = 32
-    blocks: int = 8
-    minutes: float | None = None  # scales the schedule to a budget, by the measured rate
-    steps: int | None = None  # or the length of the schedule in iterations
-    batch: int = 16
-    patch: int = 24  # side of a low-res patch in pixels
-    learning_rate: float = 1e-3  # at its peak; Adam (Kingma and Ba 2015)
-    ema: float = 0.999  # decay of the averaged weights, per step
-    seed: int = 0
-    license: str = ""  # of the weights, for their card; follows from the pictures
-    report_every_seconds: float = 2.0
-    checkpoint_every_seconds: float = 60.0  # at the first report after that time
-
-    def __post_init__(self) -> None:
-        if (self.minutes is None) == (self.steps is None):
-            raise RequestError("a training needs either --minutes or --steps")
-        if self.scale not in {2, 3, 4}:
-            raise RequestError(f"scale {self.scale} cannot be trained; 2, 3 or 4 can")
-        if not 0 <= self.ema < 1:
-            raise RequestError(f"ema {self.ema} is no decay; it lies in [0, 1)")
-        for word in ("minutes", "steps", "channels", "blocks", "batch", "patch", "learning_rate"):
-            value = getattr(self, word)
-            if value is not None and value <= 0:
-                raise RequestError(f"a training needs {word} above zero, not {value}")
-
-    def card(self) -> ModelCard:
-        """The card of the network to be trained, before it has weights."""
-        sizes = {"channels": self.channels, "blocks": self.blocks}
-        draft = ModelCard(self.name, self.network, sizes, self.scale, 0, half=True, sha256="")
-        with torch.device("meta"):  # only its geometry is asked for
-            return replace(draft, halo=build(draft).reach)
-
-
-@dataclass
-class TrainProgress:
-    """One report of a running training."""
-
-    step: int
-    total_steps: int
-    loss: float  # mean L1 since the last report, pictures in [0,1]
-    megapixels_per_second: float  # of high-res crops
-    seconds_left: float
-    psnr: float | None = None  # dB on the validation crops, where it was measured
-
-
-@dataclass
-class _Run:
-    """What changes while training, and what a checkpoint therefore holds."""
-
-    network: nn.Module
-    average: nn.Module
-    optimizer: torch.optim.Optimizer
-    generator: torch.Generator
-    precision: Precision
-    step: int = 0
-    total_steps: int = 0  # 0 until the budget's worth of steps is known
-    seconds: float = 0.0  # over all sessions
-    log: list[dict[str, float]] = field(default_factory=list)
-
-    @property
-    def unfinished(self) -> bool:
-        return self.total_steps == 0 or self.step < self.total_steps
-
-
-def train(recipe: UpscaleRecipe, run_dir: Path, *, resume: bool = False) -> Iterator[TrainProgress]:
+def train(
+    recipe: UpscaleRecipe,
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    session_minutes: float | None = None,
+) -> Iterator[TrainProgress]:
     """Train, reporting as it goes; the last report comes when weights and card are written.
 
     A resumed run draws the same crops and gives the same losses as an uninterrupted one. It keeps
     the length and the precision that the run was begun with.
 
+    Args:
+        recipe: what to train.
+        run_dir: where checkpoint, log, plot and at the end weights and card are written.
+        resume: go on from the checkpoint in `run_dir`.
+        session_minutes: stop then, resumable, if the schedule is not at its end.
+
     Raises:
         RequestError: the data cannot be used, a run is already there, or the training diverged.
-        ModelError: `resume` without a whole checkpoint of this network.
+        ModelError: `resume` without a whole checkpoint of this network, or an `init` that does
+            not fit.
         MediaError: the run folder cannot be written; the last good checkpoint stays.
     """
-    if not resume and (run_dir / "checkpoint.safetensors").exists():
-        raise RequestError(f"{run_dir} already holds a training; resume it or name another folder")
-    side = recipe.patch * recipe.scale
-    crops = Crops(
-        load_pictures(recipe.data, min_side=side), recipe.scale, recipe.patch, recipe.batch
-    )
+    begin(run_dir, resume=resume)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    crops = _crops(recipe, device)
     exam = _validation_crops(recipe)
-    run = _start(recipe, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    stored = stored_facts(run_dir).get("precision") if resume else None
+    precision = stored or _training_precision(recipe, device)
+    trainee = _trainee(recipe, device, precision)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    facts = {"precision": precision, "recipe": plain(as_options(recipe))}
+    run = Run(run_dir, trainee, generator, facts)
     if resume:
-        _restore(run, run_dir)
-    reporter = _Reporter(run, recipe)
-    while run.unfinished:
-        if run.total_steps == 0 and run.step >= WARM_UP_STEPS:
-            run.total_steps = reporter.steps_in(recipe.minutes or 0)
-        _set_learning_rate(run, recipe)
-        reporter.count(train_step(run, *crops.draw(run.generator), recipe.ema))
-        if run.unfinished and reporter.report_due():
-            report = reporter.report()
-            if reporter.checkpoint_due():
-                report.psnr = _measure(run, exam, recipe.scale)
-                _save(run, recipe, run_dir)
-            yield report
-    report = reporter.report()
-    report.psnr = _measure(run, exam, recipe.scale)
-    _save(run, recipe, run_dir)
-    measured = {}
-    if report.psnr is not None:
-        bicubic = _exam_psnr(lambda low_res: enlarge(low_res, recipe.scale), exam, recipe.scale)
-        measured = {"psnr_y": round(report.psnr, 2), "bicubic_psnr_y": round(bicubic, 2)}
-    export(run, recipe, run_dir, measured)
-    yield report
+        run.restore()
+    if device.type == "cuda":
+        crops.prepare(torch.get_num_threads())
+
+    def examine() -> float | None:
+        if not exam:
+            return None
+        return _exam_psnr(lambda low_res: trainee.average(low_res.to(device)), exam, recipe.scale)
+
+    for report in loop(run, crops.draw, recipe.budget(session_minutes), examine):
+        if run.finished:
+            export(run, recipe, _measured(report, exam, recipe.scale))
+        yield report
 
 
-def train_step(run: _Run, low_res: Tensor, high_res: Tensor, ema: float) -> Tensor:
-    """One step of Adam on the L1 loss; returns the loss, not synchronized."""
-    device = next(run.network.parameters()).device
-    low_res, high_res = low_res.to(device), high_res.to(device)
-    half = run.precision != "fp32"
-    with torch.autocast(device.type, dtype=DTYPES[run.precision], enabled=half):
-        output = run.network(low_res.contiguous(memory_format=torch.channels_last))
-    loss = F.l1_loss(output.float(), high_res)
-    run.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    run.optimizer.step()
-    decay = min(ema, run.step / (run.step + 10))  # follows closely at the start
-    averages: list[Tensor] = list(run.average.parameters())
-    weights: list[Tensor] = list(run.network.parameters())
-    with torch.no_grad():
-        torch._foreach_lerp_(averages, weights, 1 - decay)
-    run.step += 1
-    return loss.detach()
+class Fidelity:
+    """The pixel loss alone."""
+
+    first_typical_step = 0
+
+    def __init__(self, recipe: UpscaleRecipe, device: torch.device, precision: Precision) -> None:
+        self.recipe, self.device, self.precision = recipe, device, precision
+        self.network = _initial(recipe).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.network).requires_grad_(False)  # noqa: FBT003
+        self.content = open_content_loss(recipe.content)
+        self.modules: dict[str, nn.Module] = {"network": self.network, "average": self.average}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            "optimizer": torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate)
+        }
+        self._compiled = torch.compile(self.network) if device.type == "cuda" else self.network
+
+    def step(self, low_res: Tensor, high_res: Tensor, number: int) -> Losses:
+        """See `Trainee`."""
+        loss = self.content(self.enlarged(low_res), high_res.to(self.device))
+        self.follow(loss, number)
+        return {"loss": loss.detach()}
+
+    def enlarged(self, low_res: Tensor) -> Tensor:
+        """The network's output in fp32, with gradients."""
+        pictures = low_res.to(self.device).contiguous(memory_format=torch.channels_last)
+        half = self.precision != "fp32"
+        with torch.autocast(self.device.type, dtype=DTYPES[self.precision], enabled=half):
+            output: Tensor = self._compiled(pictures)
+        return output.float()
+
+    def follow(self, loss: Tensor, number: int) -> None:
+        """One step of the generator down the gradient, and its average after it."""
+        optimizer = self.optimizers["optimizer"]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        decay = min(self.recipe.ema, number / (number + 10))  # follows closely at the start
+        averages: list[Tensor] = list(self.average.parameters())
+        weights: list[Tensor] = list(self.network.parameters())
+        with torch.no_grad():
+            torch._foreach_lerp_(averages, weights, 1 - decay)
 
 
-def export(run: _Run, recipe: UpscaleRecipe, folder: Path, measured: dict[str, float]) -> None:
+class Perceptual(Fidelity):
+    """The pixel loss beside a critic's opinion, its frozen younger self's features, and color."""
+
+    def __init__(self, recipe: UpscaleRecipe, device: torch.device, precision: Precision) -> None:
+        super().__init__(recipe, device, precision)
+        self.critic = open_discriminator(recipe.critic, recipe.critic_channels).to(device)
+        self.features = CriticFeatures(self.critic)
+        self.first_typical_step = recipe.critic_steps
+        self.modules |= {"critic": self.critic, "features": self.features.critic}
+        self.optimizers["critic_optimizer"] = torch.optim.Adam(
+            self.critic.parameters(), lr=recipe.critic_learning_rate, betas=(0.5, 0.99)
+        )
+
+    def step(self, low_res: Tensor, high_res: Tensor, number: int) -> Losses:
+        """See `Trainee`; the first `critic_steps` teach the critic alone."""
+        high_res = high_res.to(self.device)
+        if number < self.recipe.critic_steps:
+            with torch.no_grad():
+                output = self.enlarged(low_res)
+            return {"critic": self._teach(output, high_res)}
+        if number == self.recipe.critic_steps:
+            self.features.critic.load_state_dict(self.critic.state_dict())
+        output = self.enlarged(low_res)
+        self.critic.requires_grad_(False)  # noqa: FBT003 - torch's own signature
+        parts = {
+            "content": self.content(output, high_res),
+            "adversarial": self.recipe.adversarial_weight * generator_loss(self.critic(output)),
+            "features": self.recipe.feature_weight
+            * self.features.feature_matching(output, high_res),
+            "color": self.recipe.color_weight * color_consistency(output, high_res),
+        }
+        loss = torch.stack(list(parts.values())).sum()
+        self.follow(loss, number)
+        self.critic.requires_grad_(True)  # noqa: FBT003
+        critic = self._teach(output.detach(), high_res)
+        return {
+            "loss": loss.detach(),
+            **{k: v.detach() for k, v in parts.items()},
+            "critic": critic,
+        }
+
+    def _teach(self, output: Tensor, original: Tensor) -> Tensor:
+        """One step of the critic; returns its loss."""
+        optimizer = self.optimizers["critic_optimizer"]
+        loss = discriminator_loss(self.critic(original), self.critic(output))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return loss.detach()
+
+
+def export(run: Run, recipe: UpscaleRecipe, measured: dict[str, float]) -> None:
     """Write the averaged network as `<name>.safetensors` and `<name>.json`, ready for `weights/`.
 
     `measured` are figures on the validation crops, in dB; it may be empty.
@@ -176,106 +200,87 @@ def export(run: _Run, recipe: UpscaleRecipe, folder: Path, measured: dict[str, f
     Raises:
         MediaError: the folder cannot be written.
     """
-    weights = folder / f"{recipe.name}.safetensors"
-    checkpoint.write_tensors(weights, run.average.state_dict())
+    weights = run.folder / f"{recipe.name}.safetensors"
+    checkpoint.write_tensors(weights, run.trainee.modules["average"].state_dict())
     pictures = ", ".join("/".join(folder.parts[-2:]) for folder in recipe.data)
+    damage = {
+        "clean": "antialiased bicubic low-res, 8 bit",
+        "mixed": "low-res half clean (four kernels), half mildly blurred, noisy and compressed",
+    }
+    origin = f"from {recipe.init}; " if recipe.init else ""
+    losses = {
+        "fidelity": recipe.content,
+        "perceptual": f"{recipe.content}, critic and its features",
+    }
     card = replace(
         recipe.card(),
         sha256=sha256_of(weights),
         summary=f"{recipe.network} {recipe.channels}x{recipe.blocks}, x{recipe.scale}",
         trained_on=(
-            f"{pictures}; antialiased bicubic low-res, 8 bit; L1, {run.step} steps of "
-            f"{recipe.batch} {recipe.patch}-pixel patches, {run.seconds / 60:.0f} minutes"
+            f"{pictures}; {damage[recipe.degradation]}; {origin}{losses[recipe.stage]}, {run.step} "
+            f"steps of {recipe.batch} {recipe.patch}-pixel patches, {run.seconds / 60:.0f} minutes"
         ),
         license=recipe.license,
         measured={"validation crops": measured} if measured else {},
     )
-    with checkpoint.replacing(folder / f"{recipe.name}.json") as part:
+    with checkpoint.replacing(run.folder / f"{recipe.name}.json") as part:
         card.write(part)
 
 
-def _start(recipe: UpscaleRecipe, device: torch.device) -> _Run:
-    with torch.random.fork_rng(devices=[]):  # the caller's random numbers are left alone
-        torch.manual_seed(recipe.seed)
-        network = build(recipe.card()).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return _Run(
-        network=network,
-        average=copy.deepcopy(network),
-        optimizer=torch.optim.Adam(network.parameters(), lr=recipe.learning_rate),
-        generator=torch.Generator().manual_seed(recipe.seed),
-        precision=_training_precision(device),
-        total_steps=recipe.steps or 0,
+def _crops(recipe: UpscaleRecipe, device: torch.device) -> Crops:
+    pictures = load_pictures(
+        recipe.data,
+        min_side=recipe.patch * recipe.scale,
+        multiple=2 * recipe.scale,
+        device=str(device),
+    )
+    return Crops(
+        pictures, recipe.scale, recipe.patch, recipe.batch, recipe.degradation, recipe.seed
     )
 
 
-def _training_precision(device: torch.device) -> Precision:
-    """The fastest format that has fp32's exponents: fp16 loses gradients of 1e-6, as ours are."""
+def _trainee(
+    recipe: UpscaleRecipe, device: torch.device, precision: Precision
+) -> Fidelity | Perceptual:
+    kind = Perceptual if recipe.stage == "perceptual" else Fidelity
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers are left alone
+        torch.manual_seed(recipe.seed)
+        return kind(recipe, device, precision)
+
+
+def _initial(recipe: UpscaleRecipe) -> nn.Module:
+    """Fresh weights, or those of `init`, grown to the recipe's sizes."""
+    network = build(recipe.card())
+    return grow(load(*resolve(recipe.init)), network) if recipe.init else network
+
+
+def _training_precision(recipe: UpscaleRecipe, device: torch.device) -> Precision:
+    """The faster format with fp32's exponents: fp16 loses gradients of 1e-6, as ours are.
+
+    On a processor bf16 must win twice: in one convolution, which costs little to try even where
+    it is emulated, and then in whole steps of this training.
+    """
+    if recipe.precision != "auto":
+        return recipe.precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return fastest_precision(device)
+    if fastest_precision(device) == "fp32":
+        return "fp32"
+    return min(("fp32", "bf16"), key=lambda name: _step_seconds(recipe, device, name))
 
 
-def _set_learning_rate(run: _Run, recipe: UpscaleRecipe) -> None:
-    """Linear warm-up over 100 steps, then half a cosine down to 1 % of the peak."""
-    done = run.step / run.total_steps if run.total_steps else 0.0
-    cosine = 0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2
-    for group in run.optimizer.param_groups:
-        group["lr"] = recipe.learning_rate * min(1.0, (run.step + 1) / 100) * cosine
-
-
-class _Reporter:
-    """Keeps the clock: when to report, when to save, how many steps fit in the budget."""
-
-    def __init__(self, run: _Run, recipe: UpscaleRecipe) -> None:
-        self.run, self.recipe = run, recipe
-        self.began = time.monotonic() - run.seconds
-        self.warm = (run.step, run.seconds)  # from where the rate is measured
-        self.reported = self.saved = time.monotonic()
-        self.losses: list[Tensor] = []
-
-    def count(self, loss: Tensor) -> None:
-        """Take note of a step that was just made."""
-        self.losses.append(loss)
-        self.run.seconds = time.monotonic() - self.began
-        if self.run.step == WARM_UP_STEPS // 2:
-            self.warm = (self.run.step, self.run.seconds)
-
-    def steps_in(self, minutes: float) -> int:
-        """How many steps fit in the budget, by the rate of the warm-up's second half."""
-        steps, seconds = self.run.step - self.warm[0], self.run.seconds - self.warm[1]
-        per_step = seconds / steps if steps else self.run.seconds / self.run.step
-        return max(WARM_UP_STEPS + 1, int(minutes * 60 / per_step))
-
-    def report_due(self) -> bool:
-        return time.monotonic() - self.reported >= self.recipe.report_every_seconds
-
-    def report(self) -> TrainProgress:
-        """The progress since the last report, which is also logged in the run.
-
-        Raises:
-            RequestError: the loss is not a number any more.
-        """
-        run, now = self.run, time.monotonic()
-        if not self.losses:  # a finished run was resumed
-            return TrainProgress(run.step, run.total_steps, run.log[-1]["loss"], 0.0, 0.0)
-        loss = float(torch.stack(self.losses).mean())
-        if not math.isfinite(loss):
-            raise RequestError(
-                f"the training diverged before step {run.step} (loss {loss}); begin it again with "
-                f"a learning rate below {self.recipe.learning_rate}"
-            )
-        rate = len(self.losses) / max(now - self.reported, 1e-9)
-        megapixels = self.recipe.batch * (self.recipe.patch * self.recipe.scale) ** 2 / 1e6
-        left = max(run.total_steps - run.step, 0) / rate
-        self.losses, self.reported = [], now
-        run.log.append({"step": run.step, "loss": loss})
-        return TrainProgress(run.step, run.total_steps, loss, rate * megapixels, left)
-
-    def checkpoint_due(self) -> bool:
-        due = time.monotonic() - self.saved >= self.recipe.checkpoint_every_seconds
-        if due:
-            self.saved = time.monotonic()
-        return due
+def _step_seconds(recipe: UpscaleRecipe, device: torch.device, precision: Precision) -> float:
+    """The shortest of a few steps on noise."""
+    trainee: Trainee = _trainee(recipe, device, precision)
+    side = recipe.patch
+    low_res = torch.rand(recipe.batch, 3, side, side)
+    high_res = torch.rand(recipe.batch, 3, side * recipe.scale, side * recipe.scale)
+    seconds = []
+    for _ in range(TIMED_STEPS):
+        start = time.perf_counter()
+        trainee.step(low_res, high_res, trainee.first_typical_step)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
 
 
 def _validation_crops(recipe: UpscaleRecipe) -> list[Tensor]:
@@ -292,17 +297,15 @@ def _middle(picture: Tensor, side: int) -> Tensor:
     return picture[:, top : top + side, left : left + side]
 
 
-def _measure(run: _Run, exam: list[Tensor], scale: int) -> float | None:
-    """PSNR-Y of the averaged network in dB, which is logged too; None without an exam."""
-    if not exam:
-        return None
-    device = next(run.average.parameters()).device
-    psnr = _exam_psnr(lambda low_res: run.average(low_res.to(device)), exam, scale)
-    run.log[-1]["psnr"] = psnr
-    return psnr
+def _measured(report: TrainProgress, exam: list[Tensor], scale: int) -> dict[str, float]:
+    if report.psnr is None:
+        return {}
+    bicubic = _exam_psnr(lambda low_res: enlarge(low_res, scale), exam, scale)
+    return {"psnr_y": round(report.psnr, 2), "bicubic_psnr_y": round(bicubic, 2)}
 
 
 def _exam_psnr(stage: Callable[[Tensor], Tensor], exam: list[Tensor], scale: int) -> float:
+    """Mean PSNR-Y in dB on clean low-res pictures, as the benchmarks have them."""
     with torch.inference_mode():
         return mean_psnr(
             [
@@ -312,35 +315,3 @@ def _exam_psnr(stage: Callable[[Tensor], Tensor], exam: list[Tensor], scale: int
                 for original in exam
             ]
         )
-
-
-def _save(run: _Run, recipe: UpscaleRecipe, run_dir: Path) -> None:
-    tensors = {
-        **checkpoint.network_tensors("network", run.network),
-        **checkpoint.network_tensors("average", run.average),
-        **checkpoint.optimizer_tensors(run.optimizer),
-        "generator": run.generator.get_state(),
-    }
-    facts: dict[str, Any] = {
-        "step": run.step,
-        "total_steps": run.total_steps,
-        "seconds": run.seconds,
-        "precision": run.precision,
-        "recipe": json.loads(json.dumps(asdict(recipe), default=str)),
-        "log": run.log,
-    }
-    checkpoint.save(run_dir / "checkpoint", tensors, facts)
-
-
-def _restore(run: _Run, run_dir: Path) -> None:
-    tensors, facts = checkpoint.load(run_dir / "checkpoint")
-    try:
-        checkpoint.restore_network("network", run.network, tensors)
-        checkpoint.restore_network("average", run.average, tensors)
-        checkpoint.restore_optimizer(run.optimizer, tensors)
-        run.generator.set_state(tensors["generator"])
-        run.step, run.total_steps = int(facts["step"]), int(facts["total_steps"])
-        run.seconds, run.log = float(facts["seconds"]), list(facts["log"])
-        run.precision = facts.get("precision", run.precision)  # early checkpoints lack it
-    except (KeyError, IndexError, TypeError, ValueError) as exc:
-        raise ModelError(f"{run_dir}: the checkpoint is not one of an upscaling run") from exc

@@ -1,0 +1,47 @@
+import pytest
+import torch
+
+from vidsr.errors import ModelError
+from vidsr.models.compact import Compact, CompactOptions
+from vidsr.models.srgan import SRGANGenerator, SRGANOptions
+from vidsr.training.growth import grow
+
+
+@pytest.mark.parametrize(("channels", "blocks"), [(4, 2), (6, 2), (4, 5), (7, 4)])
+def test_a_grown_compact_computes_what_the_small_one_did(channels, blocks):
+    small = Compact(CompactOptions(scale=3, channels=4, blocks=2))
+    for slope in (part.weight for part in small.body if isinstance(part, torch.nn.PReLU)):
+        torch.nn.init.uniform_(slope)
+    larger = grow(small, Compact(CompactOptions(scale=3, channels=channels, blocks=blocks)))
+    picture = torch.rand(1, 3, 9, 11)
+    # Sums of another order: a few units in the last place.
+    torch.testing.assert_close(larger(picture), small(picture), atol=1e-5, rtol=0)
+
+
+def test_new_channels_and_layers_of_a_compact_learn():
+    small = Compact(CompactOptions(scale=2, channels=4, blocks=1))
+    larger = grow(small, Compact(CompactOptions(scale=2, channels=8, blocks=3)))
+    larger(torch.rand(1, 3, 8, 8)).square().mean().backward()
+    assert all(weight.grad.abs().sum() > 0 for weight in larger.parameters() if weight.ndim == 4)
+
+
+def test_a_deeper_srgan_computes_what_the_shallow_one_did():
+    small = SRGANGenerator(SRGANOptions(scale=2, channels=4, blocks=1))
+    larger = grow(small, SRGANGenerator(SRGANOptions(scale=2, channels=4, blocks=3)))
+    picture = torch.rand(1, 3, 9, 11)
+    torch.testing.assert_close(larger(picture), small(picture), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "larger",
+    [
+        Compact(CompactOptions(scale=2, channels=4, blocks=2)),
+        Compact(CompactOptions(scale=3, channels=3, blocks=2)),
+        Compact(CompactOptions(scale=3, channels=4, blocks=1)),
+        SRGANGenerator(SRGANOptions(scale=3, channels=4, blocks=2)),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_both_sizes(larger):
+    small = Compact(CompactOptions(scale=3, channels=4, blocks=2))
+    with pytest.raises(ModelError, match=r"cannot start from a Compact 4x2, x3"):
+        grow(small, larger)

@@ -1,0 +1,195 @@
+import importlib.util
+import math
+import sys
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from vidsr.errors import RequestError
+from vidsr.training.discriminators import open_discriminator
+from vidsr.training.losses import (
+    CriticFeatures,
+    artifact_weight,
+    charbonnier,
+    color_consistency,
+    discriminator_loss,
+    feature_matching,
+    generator_loss,
+    l1,
+    open_content_loss,
+)
+
+needs_basicsr = pytest.mark.skipif(
+    importlib.util.find_spec("basicsr") is None,
+    reason="needs basicsr; the README says how to install it",
+)
+
+
+def pictures(seed, *shape):
+    return torch.rand(*(shape or (2, 3, 24, 32)), generator=torch.Generator().manual_seed(seed))
+
+
+def test_charbonnier_is_l1_but_smooth_at_zero():
+    ours, target = pictures(1), pictures(2)
+    assert charbonnier(ours, target).item() == pytest.approx(l1(ours, target).item(), rel=1e-3)
+    assert charbonnier(target, target, epsilon=0.01).item() == pytest.approx(0.01)
+    equal = target.clone().requires_grad_()
+    charbonnier(equal, target).backward()
+    assert torch.equal(equal.grad, torch.zeros_like(equal))
+
+
+def test_a_guessing_discriminator_loses_two_ln_two():
+    guess = torch.zeros(2, 1)
+    assert discriminator_loss(guess, guess).item() == pytest.approx(2 * math.log(2))
+    assert generator_loss(guess).item() == pytest.approx(math.log(2))
+
+
+def test_a_right_discriminator_loses_little_and_its_generator_much():
+    real, fake = torch.full((2, 1, 4, 4), 9.0), torch.full((2, 1), -9.0)
+    assert discriminator_loss(real, fake) < 1e-3
+    assert discriminator_loss(fake, real).item() == pytest.approx(18, abs=1e-3)
+    assert generator_loss(fake).item() == pytest.approx(9, abs=1e-3)
+
+
+def test_a_generator_that_fools_nobody_still_has_a_gradient():
+    fake = torch.full((1, 1), -50.0, requires_grad=True)
+    generator_loss(fake).backward()
+    assert fake.grad.item() == pytest.approx(-1)
+
+
+def test_huge_logits_stay_finite():
+    huge = torch.full((1, 1), 1e5)
+    assert torch.isfinite(discriminator_loss(-huge, huge))
+    assert torch.isfinite(generator_loss(-huge))
+
+
+def test_no_layer_dominates_feature_matching():
+    fake, real = [pictures(1), pictures(2)], [pictures(3), pictures(4)]
+    loud = feature_matching([fake[0] * 1000, fake[1]], [real[0] * 1000, real[1]])
+    assert loud.item() == pytest.approx(feature_matching(fake, real).item(), rel=1e-5)
+
+
+def test_feature_matching_is_zero_for_equals_and_one_for_nothing():
+    real = [pictures(1), -pictures(2)]
+    assert feature_matching(real, real) == 0
+    assert feature_matching([0 * layer for layer in real], real).item() == pytest.approx(1)
+    silent = [torch.zeros(2, 4)]
+    assert feature_matching(silent, silent) == 0
+
+
+def test_feature_matching_teaches_only_the_fake_side():
+    fake, real = pictures(1).requires_grad_(), pictures(2).requires_grad_()
+    feature_matching([fake], [real]).backward()
+    assert fake.grad is not None
+    assert real.grad is None
+
+
+def test_features_of_different_networks_are_not_matched():
+    with pytest.raises(ValueError, match="longer"):
+        feature_matching([pictures(1)], [pictures(1), pictures(2)])
+
+
+@pytest.mark.parametrize("name", ["unet", "vgg"])
+def test_a_frozen_critic_stays_as_it_was(name):
+    discriminator = open_discriminator(name, 4)
+    critic = CriticFeatures(discriminator)
+    output, target = pictures(1).requires_grad_(), pictures(2)
+    before = critic.feature_matching(output, target)
+    discriminator(target).mean().backward()
+    with torch.no_grad():
+        for weight in discriminator.parameters():
+            weight.add_(1)
+    after = critic.feature_matching(output, target)
+    assert torch.equal(before, after)
+    after.backward()
+    assert output.grad.abs().sum() > 0
+    assert all(weight.grad is None for weight in critic.critic.parameters())
+    assert critic.feature_matching(target, target) == 0
+
+
+def test_detail_is_free_but_a_tint_is_not():
+    target = pictures(1)
+    rows, columns = torch.meshgrid(torch.arange(24), torch.arange(32), indexing="ij")
+    checks = (0.1 * (-1.0) ** (rows + columns)).expand_as(target)
+    assert color_consistency(target + checks, target) < 1e-6
+    tint = torch.tensor([0.03, 0, -0.03])[:, None, None]
+    assert color_consistency(target + tint, target).item() == pytest.approx(0.02, abs=1e-6)
+
+
+def test_artifact_weights_follow_the_formula():
+    output, average, target = pictures(1), pictures(2), pictures(3)
+    weight = artifact_weight(output, average, target)
+    assert weight.shape == (2, 1, 24, 32)
+    residual = (output - target).abs().sum(1, keepdim=True)
+    windows = F.pad(residual, (3, 3, 3, 3), mode="reflect").unfold(2, 7, 1).unfold(3, 7, 1)
+    local = windows.var(dim=(-1, -2), correction=0)
+    overall = torch.stack([picture.var() for picture in residual]) ** 0.2
+    worse = residual >= (average - target).abs().sum(1, keepdim=True)
+    expected = torch.where(worse, overall[:, None, None, None] * local, 0)
+    assert torch.allclose(weight, expected, atol=1e-5)
+    assert 0.2 < worse.float().mean() < 0.8
+
+
+def test_only_where_the_output_is_worse_than_the_average_it_is_an_artifact():
+    target = torch.full((1, 3, 16, 16), 0.5)
+    spoiled = target.clone()
+    spoiled[:, :, 8, 8] = 1
+    weight = artifact_weight(spoiled, target + 0.1, target)
+    assert weight[0, 0, 8, 8] > 0
+    assert (weight > 0).sum() == 1
+    assert artifact_weight(target, spoiled, target).sum() == 0
+
+
+def test_artifact_weights_carry_no_gradient():
+    output = pictures(1).requires_grad_()
+    assert not artifact_weight(output, pictures(2), pictures(3)).requires_grad
+
+
+def test_losses_are_fp32_whatever_comes_in():
+    half, target = pictures(1).bfloat16(), pictures(2)
+    losses = [
+        charbonnier(half, target),
+        l1(half, target),
+        color_consistency(half, target),
+        feature_matching([half], [half]),
+        discriminator_loss(half, half),
+        generator_loss(half),
+        artifact_weight(half, half, target),
+    ]
+    assert {loss.dtype for loss in losses} == {torch.float32}
+
+
+def test_content_losses_are_opened_by_name():
+    assert open_content_loss("charbonnier") is charbonnier
+    assert open_content_loss("l1") is l1
+
+
+def test_unknown_names_are_answered_with_the_known_ones():
+    for name in ("l3", "basicsr:GANLoss"):
+        with pytest.raises(RequestError, match=rf"{name}'; there are charbonnier, l1, basicsr:Ch"):
+            open_content_loss(name)
+
+
+def test_a_missing_basicsr_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "basicsr.losses", None)
+    with pytest.raises(RequestError, match=r"basicsr cannot be imported \(.+\); the README"):
+        open_content_loss("basicsr:L1Loss")
+
+
+@needs_basicsr
+@pytest.mark.filterwarnings("ignore")  # basicsr's own
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("CharbonnierLoss", lambda output, target: charbonnier(output, target, epsilon=1e-6)),
+        ("L1Loss", l1),
+        ("MSELoss", F.mse_loss),
+    ],
+)
+def test_basicsrs_content_losses_are_those_that_we_know(name, ours):
+    output, target = pictures(1).requires_grad_(), pictures(2)
+    loss = open_content_loss(f"basicsr:{name}")(output, target)
+    assert loss.item() == pytest.approx(ours(output, target).item(), rel=1e-5)
+    loss.backward()
+    assert output.grad.abs().sum() > 0

@@ -1,0 +1,142 @@
+"""What a generator and its discriminator are trained to make small.
+
+Pictures are RGB (N,3,H,W) in [0,1]. Every loss is a mean, a tensor without dimensions, in fp32
+whatever its arguments are.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vidsr.errors import RequestError
+from vidsr.training.discriminators import Discriminator, basicsr_door
+
+ContentLoss = Callable[[Tensor, Tensor], Tensor]  # (output, target) -> loss
+_BASICSR_NAMES = ("CharbonnierLoss", "L1Loss", "MSELoss")
+_ARTIFACT_WINDOW = 7  # pixels, n of LDL's local variance
+_COLOR_CELL = 8  # pixels, side of the areas whose mean color must stay
+
+
+def charbonnier(output: Tensor, target: Tensor, epsilon: float = 1e-3) -> Tensor:
+    """L1 that is smooth within `epsilon` of zero (Lai et al. 2017, arXiv:1710.01992)."""
+    error = output.float() - target.float()
+    return (error.square() + epsilon**2).sqrt().mean()
+
+
+def l1(output: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute error."""
+    return F.l1_loss(output.float(), target.float())
+
+
+def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """-log D(real) - log(1 - D(fake)) (Goodfellow et al. 2014, equation 1); 2 ln 2 at a guess.
+
+    The logits' shapes may differ; each side is averaged for itself.
+    """
+    return F.softplus(-real_logits.float()).mean() + F.softplus(fake_logits.float()).mean()
+
+
+def generator_loss(fake_logits: Tensor) -> Tensor:
+    """-log D(fake), the form that does not saturate (Goodfellow et al. 2014, section 3)."""
+    return F.softplus(-fake_logits.float()).mean()
+
+
+def feature_matching(features_fake: Sequence[Tensor], features_real: Sequence[Tensor]) -> Tensor:
+    """Mean over layers of the L1 between activations; no gradient reaches the real ones.
+
+    Source: pix2pixHD (Wang et al. 2018, arXiv:1711.11585, section 3.2). Here each layer is divided
+    by the mean magnitude of its real activations, so that no layer dominates and 1 means "off by
+    as much as there is".
+    """
+    pairs = zip(features_fake, features_real, strict=True)
+    return torch.stack([_relative_l1(fake, real.detach()) for fake, real in pairs]).mean()
+
+
+def _relative_l1(fake: Tensor, real: Tensor) -> Tensor:
+    magnitude = real.float().abs().mean().clamp(min=1e-6)
+    return l1(fake, real) / magnitude
+
+
+class CriticFeatures:
+    """Compares pictures by what a trained discriminator, now frozen, sees in them.
+
+    It takes the place of a pretrained classification network in a perceptual loss: a critic that
+    was trained on one kind of error knows its traces (Mustafa et al. 2022, "Training a
+    Task-Specific Image Reconstruction Loss"). The discriminator may go on training: this is a copy.
+    """
+
+    def __init__(self, discriminator: Discriminator) -> None:
+        frozen = copy.deepcopy(discriminator).eval()
+        self.critic = frozen.requires_grad_(False)  # noqa: FBT003 - torch's own signature
+
+    def feature_matching(self, output: Tensor, target: Tensor) -> Tensor:
+        """`feature_matching` between the critic's features of both; gradients reach `output`."""
+        with torch.no_grad():
+            wanted = self.critic.features(target)
+        return feature_matching(self.critic.features(output), wanted)
+
+
+def color_consistency(output: Tensor, target: Tensor) -> Tensor:
+    """L1 between the means of 8x8 areas: overall color and flat areas stay, detail is free.
+
+    Rows and columns beyond the last whole area do not count.
+    """
+    return l1(F.avg_pool2d(output.float(), _COLOR_CELL), F.avg_pool2d(target.float(), _COLOR_CELL))
+
+
+@torch.no_grad()
+def artifact_weight(output: Tensor, average_output: Tensor, target: Tensor) -> Tensor:
+    """How much each pixel looks like an artifact: (N,1,H,W), zero or above, without gradient.
+
+    Source: LDL (Liang et al. 2022, arXiv:2203.09195, section 3): the variance of the residual
+    around the pixel, times that of the whole picture to the power 1/5, and zero where the output
+    is nearer to the target than that of the averaged weights, which is the steadier one. It is to
+    be multiplied with a pixelwise error.
+
+    Args:
+        output: of the generator.
+        average_output: of its exponential moving average, for the same input.
+        target: the original; all three (N,3,H,W), H and W above 3.
+    """
+    residual = _residual(output, target)
+    local = _local_variance(residual)
+    overall = residual.var(dim=(1, 2, 3), keepdim=True) ** (1 / 5)
+    return overall * local * (residual >= _residual(average_output, target))
+
+
+def _residual(output: Tensor, target: Tensor) -> Tensor:
+    """Absolute error summed over the colors, (N,1,H,W)."""
+    return (output.float() - target.float()).abs().sum(dim=1, keepdim=True)
+
+
+def _local_variance(values: Tensor) -> Tensor:
+    margin = _ARTIFACT_WINDOW // 2
+    padded = F.pad(values, (margin,) * 4, mode="reflect")
+    mean = F.avg_pool2d(padded, _ARTIFACT_WINDOW, stride=1)
+    square = F.avg_pool2d(padded.square(), _ARTIFACT_WINDOW, stride=1)
+    return (square - mean.square()).clamp(min=0)  # rounding may lead below
+
+
+def open_content_loss(name: str) -> ContentLoss:
+    """(output, target) -> loss: "charbonnier", "l1", or "basicsr:" and its name there.
+
+    Raises:
+        RequestError: the name is unknown, or basicsr cannot be imported.
+    """
+    own: dict[str, ContentLoss] = {"charbonnier": charbonnier, "l1": l1}
+    if name in own:
+        return own[name]
+    foreign = [f"basicsr:{known}" for known in _BASICSR_NAMES]
+    if name not in foreign:
+        raise RequestError(
+            f"unknown content loss {name!r}; there are {', '.join([*own, *foreign])}"
+        )
+    with basicsr_door():
+        from basicsr.losses import basic_loss
+    loss: ContentLoss = getattr(basic_loss, name.removeprefix("basicsr:"))()
+    return loss
