@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -81,6 +82,7 @@ class Run:
     step: int = 0
     total_steps: int = 0  # 0 until the budget's worth of steps is known
     seconds: float = 0.0  # over all sessions
+    flops: int = 0  # of one typical step; 0 until it was counted
     log: list[dict[str, float]] = field(default_factory=list)
 
     @property
@@ -103,6 +105,7 @@ class Run:
             "step": self.step,
             "total_steps": self.total_steps,
             "seconds": self.seconds,
+            "flops": self.flops,
             **self.facts,
             "log": self.log,
         }
@@ -124,6 +127,7 @@ class Run:
             self.generator.set_state(tensors["generator"])
             self.step, self.total_steps = int(facts["step"]), int(facts["total_steps"])
             self.seconds, self.log = float(facts["seconds"]), list(facts["log"])
+            self.flops = int(facts.get("flops", 0))
         except (KeyError, IndexError, TypeError, ValueError) as exc:
             raise ModelError(f"{self.folder}: the checkpoint is not one of this training") from exc
 
@@ -234,15 +238,18 @@ class _Clock:
         self.warm = (run.step, run.seconds)  # from where the rate is measured
         self.losses: list[Losses] = []
         self.pixels = 0  # of targets since the last report
-        self.flops = 0  # of one typical step; 0 until it was counted
 
     def session_over(self) -> bool:
         limit = self.budget.session_minutes
         return limit is not None and time.monotonic() - self.opened >= limit * 60
 
     def counting_flops(self) -> _Counting:
-        """Counts the operations of the first typical step of this session, and none later."""
-        wanted = self.flops == 0 and self.run.step >= self.run.trainee.first_typical_step
+        """Counts the operations of the first typical step, and none later.
+
+        Not even after a resume: a counted step computes some operations in parts, which rounds
+        otherwise, so the resumed run would differ from the uninterrupted one.
+        """
+        wanted = self.run.flops == 0 and self.run.step >= self.run.trainee.first_typical_step
         return _Counting(self, wanted=wanted)
 
     def count(self, losses: Losses, targets: Tensor) -> None:
@@ -292,7 +299,7 @@ class _Clock:
             run.total_steps,
             loss,
             self.pixels / elapsed / 1e6,
-            self.flops * rate / 1e12,
+            run.flops * rate / 1e12,
             left,
         )
         self.losses, self.reported, self.pixels = [], now, 0
@@ -314,17 +321,20 @@ class _Counting:
     """Counts floating-point operations within a `with` block if wanted."""
 
     def __init__(self, clock: _Clock, *, wanted: bool) -> None:
-        self.clock = clock
-        self.counter = FlopCounterMode(display=False) if wanted else None
+        self.clock, self.wanted = clock, wanted
+        self.counter = FlopCounterMode(display=False)
+        self.open = ExitStack()
 
     def __enter__(self) -> None:
-        if self.counter:
-            self.counter.__enter__()  # type: ignore[no-untyped-call]
+        if self.wanted:
+            if torch.cuda.is_available():  # the counter cannot see into compiled networks
+                self.open.enter_context(torch.compiler.set_stance("force_eager"))
+            self.open.enter_context(self.counter)
 
     def __exit__(self, *exc: object) -> None:
-        if self.counter:
-            self.counter.__exit__(*exc)  # type: ignore[no-untyped-call]
-            self.clock.flops = self.counter.get_total_flops()
+        self.open.close()
+        if self.wanted:
+            self.clock.run.flops = self.counter.get_total_flops()
 
 
 def stored_facts(folder: Path) -> dict[str, Any]:
