@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from vidsr.models import card, load
-from vidsr.models.card import PERCEPTUAL
+from vidsr.models.card import PERCEPTUAL, ModelCard, sha256_of
 from vidsr.models.compact import Compact, CompactOptions
+from vidsr.models.pix2pix import Pix2PixGenerator, Pix2PixOptions
 
 
 def tiny_model(
@@ -51,3 +52,28 @@ def ship_family(monkeypatch: pytest.MonkeyPatch, folder: Path, *scales: int) -> 
     monkeypatch.setattr(card, "weights_dir", lambda: folder)
     monkeypatch.setattr(load, "weights_dir", lambda: folder)
     return folder
+
+
+def tiny_colorizer(folder: Path, name: str = "colorize", *, seed: int = 0) -> Path:
+    """A checkpoint of a small network that colors, with random weights, and its card."""
+    folder.mkdir(parents=True, exist_ok=True)
+    options = Pix2PixOptions(channels=8, blocks=1)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = Pix2PixGenerator(options)
+        torch.nn.init.normal_(network.head.weight, std=0.5)  # so that places differ
+    path = folder / f"{name}.safetensors"
+    save_file(network.state_dict(), path)
+    card = ModelCard(
+        name=name,
+        network="pix2pix",
+        sizes=dataclasses.asdict(options),
+        scale=1,
+        halo=0,
+        half=False,
+        sha256=sha256_of(path),
+        task="colorize",
+        summary="random colors",
+    )
+    card.write(path.with_suffix(".json"))
+    return path

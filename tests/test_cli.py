@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import typer
 from conftest import ClipMaker, gradient
-from family import ship_family, tiny_model, tiny_twins
+from family import ship_family, tiny_colorizer, tiny_model, tiny_twins
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -27,14 +27,20 @@ from vidsr.errors import RequestError
 COMMANDS = [
     [],
     ["upscale"],
+    ["colorize"],
     ["info"],
     ["models"],
     ["demo"],
     ["train"],
     ["train", "upscale"],
     ["train", "all"],
+    ["train", "colorize"],
+    ["data"],
+    ["data", "prepare"],
     ["evaluate"],
     ["evaluate", "upscale"],
+    ["evaluate", "colorize"],
+    ["evaluate", "flicker"],
     ["evaluate", "fit-niqe"],
 ]
 
@@ -116,7 +122,7 @@ def test_the_version_is_that_of_the_package() -> None:
     assert (result.exit_code, result.output) == (0, f"vidsr {vidsr.__version__}\n")
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["data"], ["evaluate"]])
 def test_a_group_alone_shows_its_help(command: list[str]) -> None:
     assert "Usage: vidsr" in vidsr_command(*command).output
 
@@ -384,6 +390,77 @@ def test_niqe_is_not_fitted_on_next_to_nothing(originals: Path, out: Path) -> No
     assert list(out.iterdir()) == []
 
 
+def test_evaluate_colorize_prints_each_saturation_beside_gray(
+    originals: Path, tmp_path: Path
+) -> None:
+    words = ["--model", tiny_colorizer(tmp_path / "mine", "mine"), "--data", originals]
+    result = vidsr_command(
+        "evaluate", "colorize", *words, "--saturation", 0.5, "--saturation", 2, "--device", "cpu"
+    )
+    assert result.exit_code == 0, result.output
+    title, heads, *rows = result.stdout.strip().splitlines()
+    assert title.startswith("all: 2 pictures of colorfulness")
+    assert heads.split()[:4] == ["pictures/val", "PSNR-RGB", "SSIM", "dE00"]
+    assert [row.split()[0] for row in rows] == ["gray", "saturation", "saturation"]
+    assert [row.split()[1] for row in rows[1:]] == ["0.5", "2"]
+
+
+def test_evaluate_colorize_writes_reports_and_the_card(
+    originals: Path, tmp_path: Path, out: Path
+) -> None:
+    weights = tiny_colorizer(tmp_path / "mine", "mine")
+    words = ["--model", weights, "--data", originals, "--card", "--json", "--device", "cpu"]
+    result = vidsr_command("evaluate", "colorize", *words, "-o", out / "report")
+    assert result.exit_code == 0, result.output
+    assert list(json.loads(result.stdout)["mean"]["all"]) == ["gray", "saturation 1"]
+    written = sorted(path.name for path in (out / "report").iterdir())
+    assert written == ["plot.png", "report.json", "sheet.jpg"]
+    measured = json.loads(weights.with_suffix(".json").read_text())["measured"]
+    assert list(measured) == ["pictures/val, saturation 1"]
+    figures = measured["pictures/val, saturation 1"]
+    assert {"ciede2000", "gray_ciede2000", "ratio"} < set(figures)
+    weights.rename(tmp_path / "weights" / weights.name)
+    weights.with_suffix(".json").rename(tmp_path / "weights" / "mine.json")
+    listed = vidsr_command("models").stdout
+    assert f"val, saturation 1 {figures['psnr_rgb']:.2f} ({figures['gray_psnr_rgb']:.2f})" in listed
+
+
+def test_a_model_that_enlarges_has_no_colors_to_evaluate(originals: Path) -> None:
+    words = ["--model", "fast-x2", "--data", originals]
+    assert "does not color" in refused(2, "evaluate", "colorize", *words)
+
+
+def test_evaluate_flicker_prints_the_whole_clip_and_its_end(
+    make_clip: ClipMaker, tmp_path: Path
+) -> None:
+    clip = make_clip(frames=4, size=(64, 48))
+    words = ["--model", tiny_colorizer(tmp_path / "mine", "mine"), "--original", clip]
+    result = vidsr_command("evaluate", "flicker", clip, *words, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    lines = [line.strip() for line in result.stdout.splitlines() if line.strip()]
+    assert lines[0].startswith("4 frames, ")
+    assert lines[5] == "the last second"
+    rows = [row.split()[0] for row in (*lines[2:5], *lines[7:])]
+    assert rows == ["output", "frame", "original"] * 2
+
+
+def test_evaluate_flicker_measures_a_colorized_clip_as_it_is(make_clip: ClipMaker) -> None:
+    result = vidsr_command("evaluate", "flicker", make_clip(frames=3), "--json")
+    report = json.loads(result.stdout)
+    assert (report["clip"], report["frames"]) == ("clip.mp4", 3)
+    assert list(report["whole"]) == ["output"]
+    assert report["whole"]["output"]["chroma"] > 5
+
+
+def test_flicker_is_refused_where_it_makes_no_sense(make_clip: ClipMaker, tmp_path: Path) -> None:
+    clip = make_clip(frames=3)
+    longer = make_clip("longer.mp4", frames=4)
+    flicker = ["evaluate", "flicker"]
+    assert "--stability 0.5 needs --model" in refused(2, *flicker, clip, "--stability", "0.5")
+    assert "more frames" in refused(2, *flicker, clip, "--original", longer)
+    assert "no such file" in refused(3, *flicker, tmp_path / "gone.mp4")
+
+
 # ------------------------------------------------------------------ wrong words
 
 
@@ -580,3 +657,45 @@ def test_a_training_from_a_file_writes_its_weights(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     assert "tiny: step 2, loss" in result.stdout
     assert (tmp_path / "tiny" / "tiny.safetensors").is_file()
+
+
+def colored_pictures(folder: Path, number: int) -> Path:
+    """Smooth gradients, each another one."""
+    folder.mkdir()
+    for shift in range(number):
+        Image.fromarray(gradient(17 * shift, 64, 48)).save(folder / f"{shift}.png")
+    return folder
+
+
+def test_a_colorizer_is_trained_and_resumed_from_its_run(tmp_path: Path) -> None:
+    folder = colored_pictures(tmp_path / "pictures", 2)
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(
+        'name = "tiny"\ndata = ["pictures"]\nsteps = 2\nchannels = 8\nblocks = 1\n'
+        "batch = 1\npatch = 16\nside = 32\n"
+    )
+    words = ["train", "colorize", "--run", tmp_path / "runs"]
+    begun = vidsr_command(*words, "--recipe", recipe, "--root", folder.parent, "--session", 0)
+    assert begun.exit_code == 0, begun.output
+    resumed = vidsr_command(*words, "--name", "tiny", "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert "tiny: step 2, loss" in resumed.stdout
+    assert (tmp_path / "runs" / "tiny" / "tiny.safetensors").is_file()
+
+
+def test_a_colorizer_without_pictures_is_one_sentence() -> None:
+    result = vidsr_command("train", "colorize", "--steps", "3")
+    assert (result.exit_code, result.stderr) == (2, "error: a training needs data\n")
+
+
+def test_prepared_pictures_are_counted_and_listed(tmp_path: Path) -> None:
+    folder = colored_pictures(tmp_path / "pictures", 3)
+    Image.linear_gradient("L").save(folder / "gray.png")
+    out = tmp_path / "out"
+    result = vidsr_command("data", "prepare", folder, "-o", out, "--side", 32, "--near", 0)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"3 pictures kept, 1 gray dropped: {out}\n"
+    assert (out / "manifest.csv").is_file()
+    again = vidsr_command("data", "prepare", folder, "-o", out)
+    assert again.exit_code == 2
+    assert again.stderr.startswith(f"error: {out} already holds prepared pictures")

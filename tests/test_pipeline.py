@@ -291,3 +291,61 @@ def test_leaving_early_stops_two_stages_behind_each_other() -> None:
         next(two)
     assert source.closed
     assert not any(t.name.startswith("vidsr-test") for t in threading.enumerate())
+
+
+# ------------------------------------------------------------------ luma, and frames that lead in
+
+
+class Chroma(Repeat):
+    """Shifts every channel, and says that it changes chroma alone."""
+
+    keeps_luma = True
+
+    def __call__(self, rgb: Tensor) -> Tensor:
+        return rgb + torch.tensor([0.1, -0.05, 0.2])[None, :, None, None]
+
+
+@pytest.mark.parametrize("ours", [LAYOUT, PixelLayout("gray", 8)])
+def test_luma_is_copied_where_no_stage_changes_it(ours: PixelLayout) -> None:
+    source = ColorConverter(ours, COLOR)
+    target = ColorConverter(LAYOUT, COLOR)
+    one = Chain(source, [Chroma()], target, LAYOUT, COLOR, HEIGHT, WIDTH)
+    assert one.keeps_luma
+    luma = torch.arange(WIDTH * HEIGHT).reshape(HEIGHT, WIDTH).to(torch.uint8)
+    planes = [luma, torch.full((8, 16), 90, dtype=torch.uint8)]
+    planes = planes[:1] if ours.model == "gray" else [*planes, planes[1]]
+    out = [torch.empty(shape, dtype=torch.uint8) for shape in LAYOUT.plane_shapes(WIDTH, HEIGHT)]
+    one.run(planes, out, torch.zeros((), dtype=torch.bool))
+    assert torch.equal(out[0], luma)
+
+
+@pytest.mark.parametrize(
+    ("layout", "color"),
+    [
+        (PixelLayout("yuv", 10, (1, 1)), COLOR),
+        (LAYOUT, replace(COLOR, range=Range.FULL)),
+        (LAYOUT, replace(COLOR, matrix=Matrix.SMPTE170M)),
+        (PixelLayout("rgb", 8), replace(COLOR, matrix=Matrix.RGB, range=Range.FULL)),
+    ],
+)
+def test_luma_that_is_stored_otherwise_is_not_copied(layout: PixelLayout, color: ColorSpec) -> None:
+    source, target = ColorConverter(LAYOUT, COLOR), ColorConverter(layout, color)
+    assert not Chain(source, [Chroma()], target, layout, color, HEIGHT, WIDTH).keeps_luma
+
+
+def test_a_stage_that_changes_luma_has_it_computed() -> None:
+    assert not chain(Repeat(1)).keeps_luma
+
+
+def test_frames_that_lead_in_pass_the_stages_and_do_not_come_out() -> None:
+    seen: list[Tensor] = []
+
+    class Seeing(Repeat):
+        def __call__(self, rgb: Tensor) -> Tensor:
+            seen.append(rgb)
+            return super().__call__(rgb)
+
+    items = (replace(frame, lead=frame.pts < 12) for frame in frames(7))
+    found = list(stream(items, plain(Seeing(1))))
+    assert [frame.pts for frame in found] == [12, 15, 18]
+    assert len(seen) == 7

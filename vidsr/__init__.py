@@ -3,13 +3,14 @@
 The map of rooms, from the top floor down; imports go down only:
 
     cli          words -> Job; events -> a progress bar or JSON lines; the only room that prints
-    api          the library: upscale(), Upscaler
+    api          the library: upscale(), colorize(), Upscaler
     job          THE MAIN PATH: Job, plan(job), run(plan)    | training   how weights are made
     planning     the decisions of a plan
     pipeline     decode | compute | encode, overlapped       | evaluation how good a picture is
-    stages       what happens to one picture: tensor in, tensor out
+    stages       what happens to one picture: tensor in, tensor out | coloring   the one that colors
     media        files and colour    | engines  a network on a device
     models       networks and cards  | tiling   cut into tiles, blend them back
+    lab          sRGB <-> CIE L*a*b* | motion   optical flow and cuts
     frame        Frame, ColorSpec, PixelLayout
     errors       everything that can go wrong, with its exit code
 
@@ -33,14 +34,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Upscaler", "__version__", "upscale"]
+__all__ = ["Upscaler", "__version__", "colorize", "upscale"]
 
 if TYPE_CHECKING:
-    from vidsr.api import Upscaler, upscale
+    from vidsr.api import Upscaler, colorize, upscale
 
 
 def __getattr__(name: str) -> Any:
-    if name in {"upscale", "Upscaler"}:
+    if name in {"colorize", "upscale", "Upscaler"}:
         from vidsr import api
 
         return getattr(api, name)

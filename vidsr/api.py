@@ -12,10 +12,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vidsr.coloring import Look
 from vidsr.errors import RequestError, VidsrError
 from vidsr.job import Event, Job, Result, open_stages, plan, run
 from vidsr.models.load import load_mixed
-from vidsr.planning import EngineRequest, SizeRequest, Target, family_of, fit_tile, plan_engine
+from vidsr.planning import (
+    ColorRequest,
+    EngineRequest,
+    SizeRequest,
+    Target,
+    family_of,
+    fit_tile,
+    plan_engine,
+)
 from vidsr.stages import Stage
 
 Picture = TypeVar("Picture", NDArray[np.uint8], NDArray[np.uint16], NDArray[np.float32], Tensor)
@@ -59,12 +68,60 @@ def upscale(
         engine=EngineRequest(model=model, device=device, fidelity=fidelity),
         overwrite=overwrite,
     )
+    return _finish(job, on_event)
+
+
+def colorize(
+    source: str | Path,
+    destination: str | Path | None = None,
+    *,
+    model: str | None = None,
+    device: str = "auto",
+    saturation: float = 1.0,
+    reference: str | Path | None = None,
+    overwrite: bool = False,
+    on_event: Callable[[Event], None] | None = None,
+) -> Result:
+    """Give a black-and-white video or picture color; its luma stays as it is, to the bit.
+
+    Args:
+        source: the file.
+        destination: the new file; None puts it beside the source.
+        model: a model that colors, or a checkpoint's path; None takes the one that ships.
+        device: as in `upscale`.
+        saturation: of the colors; 1 is as predicted, 0 grey.
+        reference: a picture whose colors are to be matched.
+        overwrite: replace an existing file.
+        on_event: called with each `Progress` and with the `Result`.
+
+    Returns:
+        What was done. For every option of the command line, or to enlarge in the same pass, make a
+        `vidsr.job.Job` with a `color` and `run` it.
+
+    Raises:
+        VidsrError: what went wrong, an input in color included; nothing is left behind.
+    """
+    color = ColorRequest(
+        model, Look(saturation=saturation), None if reference is None else Path(reference)
+    )
+    job = Job(
+        source=Path(source),
+        destination=None if destination is None else Path(destination),
+        size=None,
+        engine=EngineRequest(device=device),
+        color=color,
+        overwrite=overwrite,
+    )
+    return _finish(job, on_event)
+
+
+def _finish(job: Job, on_event: Callable[[Event], None] | None) -> Result:
     for event in run(plan(job)):
         if on_event:
             on_event(event)
         if isinstance(event, Result):
             return event
-    raise VidsrError(f"{source}: the run ended without a result")
+    raise VidsrError(f"{job.source}: the run ended without a result")
 
 
 class Upscaler:

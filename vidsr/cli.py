@@ -27,14 +27,19 @@ from vidsr.engines.memory import keep_freed_memory
 from vidsr.errors import Interrupted, RequestError, VidsrError
 
 if TYPE_CHECKING:
+    import torch
     from rich.progress import Progress as Bar
     from rich.table import Table
 
     from vidsr.api import Upscaler
+    from vidsr.evaluation.colorize import ColorReport, Recolor
     from vidsr.evaluation.evaluate import CodecRequest, UpscaleReport
-    from vidsr.job import Plan, Progress, Result, StillPlan
+    from vidsr.evaluation.flicker import FlickerReport
+    from vidsr.job import Job, Plan, Progress, Result, StillPlan
     from vidsr.media.probe import VideoInfo
     from vidsr.media.roundtrip import Codec
+    from vidsr.models.load import Network
+    from vidsr.planning import ColorPlan, ColorRequest
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,7 +49,9 @@ app = typer.Typer(
     help="Make video and pictures larger: a trained network on every frame, nothing lost.",
 )
 train_app = typer.Typer(no_args_is_help=True, help="Train a network from folders of pictures.")
-evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a network on folders of pictures.")
+evaluate_app = typer.Typer(no_args_is_help=True, help="Measure a network on pictures or a clip.")
+data_app = typer.Typer(no_args_is_help=True, help="Make folders of pictures to train on.")
+app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
 console = Console(highlight=False)
@@ -69,14 +76,48 @@ class CodecWord(StrEnum):
 
 Source = Annotated[Path, typer.Argument(help="A video or a picture.", metavar="INPUT")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+Output = Annotated[
+    Path | None, typer.Option("-o", "--output", help="The new file; default: beside the input.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Threads = Annotated[int | None, typer.Option(help="Of the network on a processor.")]
+EncoderName = Annotated[
+    str | None, typer.Option(help="FFmpeg's name: libx264 (default), libx265, libsvtav1, ffv1, ...")
+]
+Crf = Annotated[float | None, typer.Option(help="Quality, on the encoder's scale.")]
+Preset = Annotated[str | None, typer.Option(help="Speed, by the encoder's names.")]
+EncoderOptions = Annotated[
+    list[str] | None, typer.Option(help="Any option of the encoder.", metavar="KEY=VALUE")
+]
+PixFmt = Annotated[str | None, typer.Option(help="FFmpeg's name, such as yuv444p.")]
+Start = Annotated[str | None, typer.Option(help="Where to begin: seconds or [H:]M:S.")]
+End = Annotated[str | None, typer.Option(help="Where to stop: seconds or [H:]M:S.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Damaged input is an error.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan, do nothing.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
+Saturation = Annotated[
+    float | None, typer.Option(help="Of the colors; above 1 more, below less.", metavar="0..4")
+]
+Strength = Annotated[
+    float | None, typer.Option(help="Share beside the source's own look.", metavar="0..1")
+]
+Stability = Annotated[
+    float | None,
+    typer.Option(
+        help="How much color follows the motion; 0 is frame by frame, default 0.9.", metavar="0..1"
+    ),
+]
+ReferencePicture = Annotated[
+    Path | None, typer.Option(help="A picture whose colors are to be matched.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Color what is in color already.")]
 
 
 @app.command()
 def upscale(
     source: Source,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The new file; default: beside the input.")
-    ] = None,
+    output: Output = None,
     scale: Annotated[
         int | None, typer.Option(help="2, 3 or 4; default: 4 up to 4K, else 2.")
     ] = None,
@@ -96,7 +137,7 @@ def upscale(
             metavar="0..1",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     precision: Annotated[
         PrecisionWord, typer.Option(help="auto measures what is fast here.")
     ] = PrecisionWord.auto,
@@ -104,32 +145,41 @@ def upscale(
         str, typer.Option(help="Side of a tile in input pixels, or auto.", metavar="auto|N")
     ] = "auto",
     overlap: Annotated[int, typer.Option(help="Input pixels over which tiles are blended.")] = 16,
-    threads: Annotated[int | None, typer.Option(help="Of the network on a processor.")] = None,
-    encoder: Annotated[
-        str | None,
-        typer.Option(help="FFmpeg's name: libx264 (default), libx265, libsvtav1, ffv1, ..."),
+    threads: Threads = None,
+    encoder: EncoderName = None,
+    crf: Crf = None,
+    preset: Preset = None,
+    enc: EncoderOptions = None,
+    pix_fmt: PixFmt = None,
+    start: Start = None,
+    end: End = None,
+    colored: Annotated[
+        bool, typer.Option("--colorize", help="Color it first; see `vidsr colorize -h`.")
+    ] = False,
+    color_model: Annotated[
+        str | None, typer.Option(help="A model or checkpoint file that colors.")
     ] = None,
-    crf: Annotated[float | None, typer.Option(help="Quality, on the encoder's scale.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Speed, by the encoder's names.")] = None,
-    enc: Annotated[
-        list[str] | None, typer.Option(help="Any option of the encoder.", metavar="KEY=VALUE")
-    ] = None,
-    pix_fmt: Annotated[str | None, typer.Option(help="FFmpeg's name, such as yuv444p.")] = None,
-    start: Annotated[str | None, typer.Option(help="Where to begin: seconds or [H:]M:S.")] = None,
-    end: Annotated[str | None, typer.Option(help="Where to stop: seconds or [H:]M:S.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Damaged input is an error.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, do nothing.")] = False,
+    saturation: Saturation = None,
+    strength: Strength = None,
+    stability: Stability = None,
+    reference: ReferencePicture = None,
+    force: Force = False,
+    overwrite: Overwrite = False,
+    strict: Strict = False,
+    dry_run: DryRun = False,
     as_json: Json = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Enlarge a video or a picture; sound, subtitles and every frame come along."""
     with _reporting(as_json):
-        from vidsr.job import Job, plan, run
+        from vidsr.job import Job
         from vidsr.media.encoders import EncoderRequest
         from vidsr.media.reader import Trim
-        from vidsr.planning import EngineRequest, SizeRequest
+        from vidsr.planning import ColorRequest, EngineRequest, SizeRequest
 
+        color = _color_request(color_model, saturation, strength, stability, reference, force)
+        if color is not None and not colored:
+            raise RequestError("options for color go with --colorize; add it, or leave them out")
         job = Job(
             source=source,
             destination=output,
@@ -137,18 +187,97 @@ def upscale(
             engine=EngineRequest(
                 model, device, precision.value, _parse_tile(tile), overlap, threads, fidelity
             ),
+            color=(color or ColorRequest()) if colored else None,
             encoder=EncoderRequest(encoder, crf, preset, _parse_pairs(enc or []), pix_fmt),
             trim=Trim(_parse_time(start), _parse_time(end)),
             overwrite=overwrite,
             strict=strict,
         )
-        planned = plan(job, cache_dir=_cache_dir())
-        if dry_run:
-            _print_plan(planned, as_json)
-            return
-        draw = _draw_json if as_json else _draw_nothing if quiet else _draw
-        with contextlib.closing(run(planned)) as events:
-            draw(planned, events)
+        _run(job, dry_run=dry_run, as_json=as_json, quiet=quiet)
+
+
+@app.command()
+def colorize(
+    source: Source,
+    output: Output = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model (`vidsr models`) or checkpoint file that colors.")
+    ] = None,
+    saturation: Saturation = None,
+    strength: Strength = None,
+    stability: Stability = None,
+    reference: ReferencePicture = None,
+    force: Force = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    encoder: EncoderName = None,
+    crf: Crf = None,
+    preset: Preset = None,
+    enc: EncoderOptions = None,
+    pix_fmt: PixFmt = None,
+    start: Start = None,
+    end: End = None,
+    overwrite: Overwrite = False,
+    strict: Strict = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Give a black-and-white video or picture color; its luma stays as it is, to the bit.
+
+    With --reference the colors are shifted and stretched to those of a picture, in bands of
+    lightness; it does not know what is what, so take a picture of the same kind of scene.
+    """
+    with _reporting(as_json):
+        from vidsr.job import Job
+        from vidsr.media.encoders import EncoderRequest
+        from vidsr.media.reader import Trim
+        from vidsr.planning import ColorRequest, EngineRequest
+
+        color = _color_request(model, saturation, strength, stability, reference, force)
+        job = Job(
+            source=source,
+            destination=output,
+            size=None,
+            engine=EngineRequest(device=device, threads=threads),
+            color=color or ColorRequest(),
+            encoder=EncoderRequest(encoder, crf, preset, _parse_pairs(enc or []), pix_fmt),
+            trim=Trim(_parse_time(start), _parse_time(end)),
+            overwrite=overwrite,
+            strict=strict,
+        )
+        _run(job, dry_run=dry_run, as_json=as_json, quiet=quiet)
+
+
+def _color_request(
+    model: str | None,
+    saturation: float | None,
+    strength: float | None,
+    stability: float | None,
+    reference: Path | None,
+    force: bool,
+) -> ColorRequest | None:
+    """What the words ask for; None if there are none."""
+    from vidsr.coloring import Look
+    from vidsr.planning import ColorRequest
+
+    numbers = {"saturation": saturation, "strength": strength, "stability": stability}
+    given = {name: number for name, number in numbers.items() if number is not None}
+    if not (given or force or model is not None or reference is not None):
+        return None
+    return ColorRequest(model, Look(**given), reference, force)
+
+
+def _run(job: Job, *, dry_run: bool, as_json: bool, quiet: bool) -> None:
+    from vidsr.job import plan, run
+
+    planned = plan(job, cache_dir=_cache_dir())
+    if dry_run:
+        _print_plan(planned, as_json)
+        return
+    draw = _draw_json if as_json else _draw_nothing if quiet else _draw
+    with contextlib.closing(run(planned)) as events:
+        draw(planned, events)
 
 
 @app.command()
@@ -174,16 +303,23 @@ def models(as_json: Json = False) -> None:
                 _print_json(dataclasses.asdict(card))
             return
         mixed = {card.name.removesuffix(PERCEPTUAL) for card in cards if card.is_twin}
-        table = Table("model", "scale", "fidelity", "network", "PSNR-Y (bicubic), dB", box=None)
+        figures = "PSNR (bicubic or gray), dB"
+        table = Table("model", "scale", "fidelity", "network", figures, box=None)
         for card in cards:
-            figures = [
-                f"{name} {figure['psnr_y']:.2f} ({figure['bicubic_psnr_y']:.2f})"
-                for name, figure in card.measured.items()
-            ]
+            measured = [_measured_words(*item) for item in card.measured.items()]
             name = f"  {card.name}" if card.is_twin else card.name  # below its model
             share = f"{card.fidelity:g}" if card.name in mixed else ""
-            table.add_row(name, f"x{card.scale}", share, card.summary, "  ".join(figures))
+            scale = "color" if card.task == "colorize" else f"x{card.scale}"
+            table.add_row(name, scale, share, card.summary, "  ".join(measured))
         console.print(table)
+
+
+def _measured_words(name: str, figures: dict[str, float]) -> str:
+    """One measurement of a card beside what costs nothing: of luma, or of all three channels."""
+    ours, free = ("psnr_y", "bicubic_psnr_y")
+    if ours not in figures:
+        ours, free = ("psnr_rgb", "gray_psnr_rgb")
+    return f"{name} {figures[ours]:.2f} ({figures[free]:.2f})"
 
 
 @app.command()
@@ -285,6 +421,76 @@ def train_upscale(
             console.print(f"run: {folder}")
 
 
+@train_app.command("colorize")
+def train_colorize(
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="A shipped recipe or a .toml file; what is given beside it wins."),
+    ] = None,
+    root: Annotated[Path, typer.Option(help="Where the recipe's folders are.")] = Path(),
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Folder of color pictures; may be repeated.")
+    ] = None,
+    validation: Annotated[
+        list[Path] | None, typer.Option(help="Folder of pictures to measure on.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the weights.")] = None,
+    stage: Annotated[str | None, typer.Option(help="pretrain or adversarial.")] = None,
+    init: Annotated[str | None, typer.Option(help="Weights to start from.")] = None,
+    channels: Annotated[int | None, typer.Option(help="Width of the network.")] = None,
+    blocks: Annotated[int | None, typer.Option(help="Depth of the network.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="The budget.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Or the length in iterations.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Crops a step.")] = None,
+    patch: Annotated[int | None, typer.Option(help="Side of a crop in pixels.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="At its peak.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after so many examinations without a better one.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all random draws.")] = None,
+    licensed: Annotated[
+        str | None, typer.Option("--license", help="Of the weights, for their card.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Of the processor.")] = None,
+    run_dir: Annotated[Path, typer.Option("--run", help="Folder of all runs.")] = Path("runs"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after a kill.")] = False,
+    session: Annotated[
+        float | None, typer.Option(help="Stop after so many minutes, to be resumed.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a colorizing network and export it as weights with a card."""
+    given = {
+        "data": data,
+        "validation": validation,
+        "name": name,
+        "stage": stage,
+        "init": init,
+        "channels": channels,
+        "blocks": blocks,
+        "minutes": minutes,
+        "steps": steps,
+        "batch": batch,
+        "patch": patch,
+        "learning_rate": learning_rate,
+        "patience": patience,
+        "seed": seed,
+        "license": licensed,
+    }
+    with _reporting(as_json):
+        from vidsr.training.color_recipe import one_recipe
+        from vidsr.training.pix2pix import train
+
+        _set_threads(threads)
+        overrides = {word: value for word, value in given.items() if value is not None}
+        wanted = one_recipe(recipe, root, overrides, run_dir=run_dir if resume else None)
+        folder = run_dir / wanted.name
+        reports = train(wanted, folder, resume=resume, session_minutes=session)
+        _draw_training(((wanted.name, report) for report in reports), as_json)
+        if not as_json:
+            console.print(f"run: {folder}")
+
+
 @train_app.command("all")
 def train_all(
     root: Annotated[Path, typer.Option(help="Where photo/train, anime/train, ... are.")],
@@ -310,6 +516,39 @@ def _set_threads(threads: int | None) -> None:
 
     if threads:
         torch.set_num_threads(threads)
+
+
+@data_app.command("prepare")
+def prepare_data(
+    folders: Annotated[list[Path], typer.Argument(help="Searched for pictures, deeply.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A new folder.")],
+    side: Annotated[int, typer.Option(help="Short side of what is written, in pixels.")] = 256,
+    colorfulness: Annotated[
+        float, typer.Option(help="Less is gray and dropped; 15 is slightly colored.")
+    ] = 5.0,
+    near: Annotated[int, typer.Option(help="Of 256 bits; near-duplicates differ in no more.")] = 20,
+    val: Annotated[float, typer.Option(help="Share of the pictures to validate on.")] = 0.05,
+    test: Annotated[float, typer.Option(help="Share of the pictures to test on.")] = 0.05,
+    sources: Annotated[
+        Path | None, typer.Option(help="CSV of licences: columns file and licence.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make training pictures of what lies about: sort out, resize, split, list.
+
+    Gray, broken and small pictures and near-duplicates are dropped, and manifest.csv says why.
+    """
+    with _reporting(as_json):
+        from vidsr.training.prepare import PrepareOptions, prepare
+
+        options = PrepareOptions(side, colorfulness, near, val, test)
+        reports = prepare(folders, output, options, sources=sources)
+        last = _last_of(reports, "pictures", None)
+        if as_json:
+            _print_json({"event": "prepared", "output": str(output), **dataclasses.asdict(last)})
+            return
+        dropped = ", ".join(f"{count} {reason}" for reason, count in last.dropped.items())
+        console.print(f"{last.kept} pictures kept, {dropped or 'none'} dropped: {output}")
 
 
 @evaluate_app.command("upscale")
@@ -366,6 +605,100 @@ def evaluate_upscale(
                 reports.write_report(report, crops, reported)
             if card_file:
                 reports.add_to_card(card_file, report, next(iter(stages)))
+
+
+@evaluate_app.command("colorize")
+def evaluate_colorize(
+    data: Annotated[list[Path], typer.Option(help="Folder of color pictures; may be repeated.")],
+    model: Annotated[str, typer.Option(help="A model that colors, or its checkpoint file.")],
+    saturation: Annotated[
+        list[float] | None,
+        typer.Option(help="Factor on the colors; may be repeated for a curve; default: 1."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder for report.json, plot.png and sheet.jpg."),
+    ] = None,
+    card: Annotated[
+        bool, typer.Option("--card", help="Write the means into the card of --model.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Turn pictures gray, color them, and score the colors beside those of gray itself.
+
+    PSNR over R, G and B in dB, SSIM, mean and 95th percentile of CIEDE2000, colorfulness (Hasler
+    and Suesstrunk 2003) and its ratio to the originals'. Lightness is the original's throughout.
+    """
+    with _reporting(as_json):
+        from vidsr.evaluation import color_report
+        from vidsr.evaluation import report as reports
+        from vidsr.evaluation.colorize import evaluate_colorize, operating_points
+        from vidsr.evaluation.evaluate import picture_paths
+
+        weights, network, place = _open_color_network(model, device)
+        stages = operating_points(network, saturation or [1.0], place)
+        card_file = reports.writable_card(weights) if card else None
+        runs = [
+            (
+                folder,
+                color_report.Gallery(len(picture_paths(folder))),
+                _report_folder(output, data, folder),
+            )
+            for folder in data
+        ]
+        measurements = [
+            evaluate_colorize(stages, folder, show=gallery.add) for folder, gallery, _ in runs
+        ]  # made before any is begun, since this looks whether the folders have pictures
+        for (folder, gallery, reported), measurement in zip(runs, measurements, strict=True):
+            report = _last_of(measurement, f"measuring {folder}", len(picture_paths(folder)))
+            if as_json:
+                _print_json(report.to_dict())
+            else:
+                _print_color_scores(report)
+            if reported:
+                color_report.write_color_report(report, gallery, reported)
+            if card_file:
+                reports.add_measured(card_file, color_report.card_figures(report))
+
+
+@evaluate_app.command("flicker")
+def evaluate_flicker(
+    clip: Annotated[Path, typer.Argument(help="A colorized video, or with --model a source.")],
+    model: Annotated[
+        str | None, typer.Option(help="Turn the clip gray and color it by this model.")
+    ] = None,
+    original: Annotated[
+        Path | None, typer.Option(help="The same clip in its real colors, to be measured beside.")
+    ] = None,
+    stability: Annotated[
+        float | None, typer.Option(help="Of the colors of --model.", metavar="0..1")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure how much the colors of a video change along its motion from frame to frame.
+
+    Beside it the strength of the colors and, given the original, their mean CIEDE2000 to it, for
+    faded or frozen colors do not flicker. With --model also without stabilization.
+    """
+    with _reporting(as_json):
+        from vidsr.evaluation.flicker import colored, flicker
+        from vidsr.media.probe import probe
+        from vidsr.media.snapshot import film, gray_film
+
+        info = probe(clip)
+        stages = _flicker_stages(info, model, stability, device)
+        frames = colored(
+            gray_film(clip) if model else film(clip), stages, film(original) if original else None
+        )
+        report = _last_of(
+            flicker(frames, clip.name), f"measuring {clip.name}", info.frames_from_header or None
+        )
+        if as_json:
+            _print_json(report.to_dict())
+        else:
+            _print_flicker(report)
 
 
 @evaluate_app.command("fit-niqe")
@@ -434,6 +767,34 @@ def _report_folder(output: Path | None, data: list[Path], folder: Path) -> Path 
     reported = output if len(data) == 1 else output / set_name(folder).replace("/", "-")
     open_folder(reported)
     return reported
+
+
+def _open_color_network(model: str, device: str) -> tuple[Path, Network, torch.device]:
+    """The weights file, the network on its device, and the device."""
+    from vidsr.engines.torch_engine import open_device
+    from vidsr.models.load import load
+    from vidsr.planning import choose_colorizer
+
+    weights, place = choose_colorizer(model), open_device(device)
+    return weights.path, load(weights.card, weights.path).to(place), place
+
+
+def _flicker_stages(
+    info: VideoInfo, model: str | None, stability: float | None, device: str
+) -> dict[str, Recolor]:
+    """What is measured: the clip itself, or what the model makes of it."""
+    from vidsr.coloring import Look
+    from vidsr.evaluation.flicker import OUTPUT, steadied
+    from vidsr.media.color import luma_weights
+
+    if model is None:
+        if stability is not None:
+            raise RequestError(f"--stability {stability:g} needs --model")
+        return {OUTPUT: lambda rgb: rgb}
+    _, network, place = _open_color_network(model, device)
+    share = Look().stability if stability is None else stability
+    weights = luma_weights(info.color.matrix)
+    return steadied(network, share, device=place, luma_weights=weights)
 
 
 def main() -> NoReturn:
@@ -686,26 +1047,45 @@ def _picture_words(info: VideoInfo) -> str:
 
 
 def _engine_facts(planned: Plan | StillPlan) -> dict[str, Any]:
-    engine = planned.engine
+    facts, engine, color = {}, planned.engine, planned.color
+    if color is not None:
+        facts["color"] = _color_words(color)
+    if planned.job.size is None:
+        facts["engine"] = f"{engine.device}, {engine.precision}, {engine.threads} threads"
+        return facts
     return {
         "model": _model_words(planned),
+        **facts,
         "engine": f"{engine.device}, {engine.precision}, tiles of {engine.tile} px, "
         f"{engine.batch} a batch, {engine.workers} workers of {engine.threads} threads",
     }
 
 
+def _color_words(color: ColorPlan) -> str:
+    """Which network colors, and how."""
+    card, look = color.engine.card, color.look
+    words = [f"{card.name}: {card.summary}", f"saturation {look.saturation:g}"]
+    words += [f"strength {look.strength:g}"] if look.strength < 1 else []
+    words += [f"stability {look.stability:g}"] if look.stability else []
+    words += [f"colors of {color.reference}"] if color.reference else []
+    return "; ".join(words)
+
+
 def _model_words(planned: Plan | StillPlan) -> str:
     """Which network it is, what is mixed in it, and why it was taken if nobody named it."""
+    if planned.job.size is None and planned.color is not None:
+        return _color_words(planned.color)
     engine, asked = planned.engine, planned.job.engine.fidelity
     words = [f"{engine.card.name}: {engine.card.summary}"]
     if engine.weights.twin is not None:
         share = engine.weights.fidelity
         default = asked is None and share == engine.card.fidelity
         words.append(f"fidelity {share:g}{' (default)' if default else ''}")
+    words += [f"colored by {planned.color.engine.card.name}"] if planned.color else []
     return "; ".join([*words, engine.why] if engine.why else words)
 
 
-def _last_of(items: Iterator[Any], title: str, total: int) -> Any:
+def _last_of(items: Iterator[Any], title: str, total: int | None) -> Any:
     """The last item, which is the report; the others move a bar."""
     with _bar(title) as bar:
         task = bar.add_task("", total=total, rate="", by="")
@@ -735,6 +1115,41 @@ def _print_scores(report: UpscaleReport) -> None:
         ]
         models.add_row(escape(name), *marked)
     console.print(pictures, "", models)
+
+
+def _print_color_scores(report: ColorReport) -> None:
+    """A table a group of pictures, a row a stage with the means."""
+    from vidsr.evaluation.color_report import FIGURES
+    from vidsr.evaluation.colorize import GRAY
+
+    for group, means in report.means.items():
+        originals = f"of colorfulness {means[GRAY].original_colorfulness:.1f}"
+        title = f"{group}: {len(report.groups[group])} pictures {originals}"
+        table = _score_table(title, report.data, [figure.title for figure in FIGURES])
+        for name, scores in means.items():
+            table.add_row(escape(name), *[figure.show(scores) for figure in FIGURES])
+        console.print(table, "")
+
+
+def _print_flicker(report: FlickerReport) -> None:
+    """A table of the whole clip and one of its end, a row a version."""
+    from vidsr.evaluation.flicker import FRAME_BY_FRAME, ORIGINAL, relative
+    from vidsr.evaluation.scores import shown
+
+    title = f"{len(report.frames)} frames, {report.shots} shots"
+    columns = ["flicker", f"/ {FRAME_BY_FRAME}", f"/ {ORIGINAL}", "chroma", "dE00"]
+    for span, means in ((title, report.whole), ("the last second", report.last_second)):
+        table = _score_table(span, report.clip, columns)
+        for name, figures in means.items():
+            shares = [relative(means, name, other) for other in (FRAME_BY_FRAME, ORIGINAL)]
+            table.add_row(
+                escape(name),
+                shown(figures.warp_error, 3),
+                *[shown(share, 2) for share in shares],
+                shown(figures.chroma, 2),
+                shown(figures.ciede2000, 2),
+            )
+        console.print(table, "")
 
 
 def _score_table(title: str, of: str, columns: list[str]) -> Table:

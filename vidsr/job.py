@@ -11,8 +11,9 @@ batch is a list of Jobs, a resumed run can compare Jobs, and a cluster can send 
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -22,18 +23,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vidsr.coloring import WARM_UP_FRAMES, Colorize, Reference, Tint, tint_of
 from vidsr.engines.torch_engine import TorchEngine, open_device
 from vidsr.errors import MediaError, RequestError, VerificationError
-from vidsr.frame import Frame, Packet
+from vidsr.frame import ColorSpec, Frame, Matrix, Packet, PixelLayout
 from vidsr.media import images
-from vidsr.media.color import ColorConverter
+from vidsr.media.color import ColorConverter, luma_weights
 from vidsr.media.encoders import EncoderRequest, VideoFormat, choose_format
 from vidsr.media.probe import VideoInfo, probe
 from vidsr.media.reader import ReadReport, Trim, VideoReader
+from vidsr.media.snapshot import frames_along
 from vidsr.media.writer import TrackPlan, VideoWriter, WriteReport
-from vidsr.models.load import Network, load_mixed
+from vidsr.models.load import Network, load, load_mixed
 from vidsr.pipeline import Ahead, Chain, Worker, stream, workers_on
 from vidsr.planning import (
+    ColorPlan,
+    ColorRequest,
     EnginePlan,
     EngineRequest,
     Shape,
@@ -44,6 +49,8 @@ from vidsr.planning import (
     choose_container,
     choose_destination,
     choose_target,
+    judge_color,
+    plan_color,
     plan_engine,
     size_warnings,
 )
@@ -52,7 +59,9 @@ from vidsr.stages import Counters, Resize, Stage, Upscale
 REPORT_SECONDS = 0.5
 QUEUED_FRAMES = 4  # of the output's size, before and after the network each
 CUT_SHORT = 0.9  # of what the header promises; headers are often a little off
+LOOKS = 5  # at frames of an input, to see whether it is in color
 Item = Frame | Packet
+_Format = tuple[PixelLayout, ColorSpec]  # how samples lie, and what they mean
 
 
 @dataclass(frozen=True)
@@ -61,14 +70,17 @@ class Job:
 
     source: Path
     destination: Path | None = None  # None: beside the source
-    size: SizeRequest = field(default_factory=SizeRequest)
+    size: SizeRequest | None = field(default_factory=SizeRequest)  # None: as it is, only colored
     engine: EngineRequest = field(default_factory=EngineRequest)
     encoder: EncoderRequest = field(default_factory=EncoderRequest)
     trim: Trim = field(default_factory=Trim)
     overwrite: bool = False
     strict: bool = False  # damaged input is an error
+    color: ColorRequest | None = None  # None: the source's own is kept
 
     def __post_init__(self) -> None:
+        if self.size is None and self.color is None:
+            raise RequestError("neither a size nor color is asked for: nothing to do")
         start, end = self.trim.start, self.trim.end
         if end is not None and end <= (start or 0):
             raise RequestError(f"--end {float(end):g} is not after --start {float(start or 0):g}")
@@ -82,7 +94,8 @@ class Plan:
     info: VideoInfo
     destination: Path
     target: Target
-    engine: EnginePlan
+    engine: EnginePlan  # of what enlarges; if nothing does, of what colors
+    color: ColorPlan | None
     video: VideoFormat
     tracks: tuple[TrackPlan, ...]
     notes: tuple[str, ...]  # what will change or be lost, and why
@@ -102,13 +115,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class StillPlan:
-    """Everything that is decided before a single picture is enlarged."""
+    """Everything that is decided before a single picture is enlarged or colored."""
 
     job: Job
     still: images.Still
     destination: Path
     target: Target
-    engine: EnginePlan
+    engine: EnginePlan  # as in `Plan`
+    color: ColorPlan | None
     notes: tuple[str, ...]
 
 
@@ -119,7 +133,7 @@ class Progress:
     frames: int
     frames_expected: int
     seconds: float
-    busy: dict[str, float]  # share of the time that decode, compute and encode were at work
+    busy: dict[str, float]  # share of the time that decode, color, compute, encode were at work
 
     @property
     def frames_per_second(self) -> float:
@@ -169,28 +183,33 @@ def plan(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
         info.width, info.height, info.sample_aspect or Fraction(1), bool(info.rotation % 180)
     )
     target = choose_target(job.size, shape)
-    size = (info.width, info.height)
-    engine = plan_engine(job.engine, target.factor, size, cache_dir=cache_dir)
+    engine, color = _networks(job, target, (info.width, info.height), cache_dir)
     if info.color.is_hdr:
         engine = replace(engine, weights=replace(engine.weights, fidelity=1.0))
-    video, changes = choose_format(info, (target.width, target.height), job.encoder)
+    video, changes = _choose_format(job, info, target)
     video = replace(video, sample_aspect=_sample_aspect(info, target))
-    wanted = choose_destination(job.source, job.destination, target.factor)
+    wanted = _wanted_destination(job, target)
     explicit = job.destination is not None and not job.destination.is_dir()
     destination, tracks, moved = choose_container(info, wanted, explicit=explicit, video=video)
     check_destination(job.source, destination, overwrite=job.overwrite)
     dropped = [f"{track.stream} is dropped: {track.reason}" for track in tracks if track.reason]
     disk = _estimate_disk(info, video)
     check_disk(destination.parent, disk)
+    tinted = _judge_video(job, info)
     return Plan(
         job=job,
         info=info,
         destination=destination,
         target=target,
         engine=engine,
+        color=color,
         video=video,
         tracks=tracks,
-        notes=(*moved, *dropped, *changes, *_warnings(info, engine), *size_warnings(target)),
+        notes=(
+            *tinted,
+            *(*moved, *dropped, *changes),
+            *(*_warnings(info, engine), *size_warnings(target)),
+        ),
         disk_bytes=disk,
     )
 
@@ -211,11 +230,13 @@ def run(
         VidsrError: what went wrong, with the exit code of its class.
     """
     if isinstance(plan, StillPlan):
-        yield _run_still(plan, stages or open_stages(plan.engine, plan.target))
+        yield _run_still(plan, stages or _still_stages(plan))
         return
     torch.set_num_threads(plan.engine.threads)
-    workers = _workers(plan, stages)
-    reader = VideoReader(plan.info, copied=_copied(plan), threads=0, trim=plan.job.trim)
+    streams = _streams(plan, stages)
+    reader = VideoReader(
+        plan.info, copied=_copied(plan), threads=0, trim=plan.job.trim, lead=_lead(plan)
+    )
     with VideoWriter(
         plan.destination,
         source=plan.info,
@@ -226,18 +247,29 @@ def run(
     ) as writer:
         clock = _Clock(plan.frames_expected)
         limit = QUEUED_FRAMES * plan.video.frame_bytes
-        with (
-            Ahead(reader, limit=limit, name="decode") as decoded,
-            Ahead(stream(decoded, workers), limit=limit, name="compute") as done,
-        ):
-            clock.watch(decoded, done)
-            for item in done:
+        with contextlib.ExitStack() as queues:
+            items = clock.watch("decode", queues.enter_context(_ahead(reader, limit, "decode")))
+            for name, workers in streams.items():
+                queue = queues.enter_context(_ahead(stream(items, workers), limit, name))
+                items = clock.watch(name, queue)
+            for item in items:
                 writer.write(item)
                 if isinstance(item, Frame) and (progress := clock.progress(writer.report.frames)):
                     yield progress
         _check_read(plan, reader.report)
         report = writer.finish()
-    yield _result(plan, workers, reader.report, report, clock)
+    chains = [worker.chain for workers in streams.values() for worker in workers]
+    yield _result(plan, chains, reader.report, report, clock)
+
+
+def _ahead(items: Iterable[Item], limit: int, name: str) -> Ahead[Item]:
+    return Ahead(items, limit=limit, name=name)
+
+
+def _lead(plan: Plan) -> int:
+    """Frames before the start that steady color is warmed up on."""
+    steady = plan.color is not None and plan.color.look.stability > 0
+    return WARM_UP_FRAMES if steady else 0
 
 
 def _copied(plan: Plan) -> tuple[int, ...]:
@@ -249,27 +281,49 @@ def _copied(plan: Plan) -> tuple[int, ...]:
     )
 
 
-def _workers(plan: Plan, stages: list[Stage] | None) -> list[Worker]:
+def _streams(plan: Plan, stages: list[Stage] | None) -> dict[str, list[Worker]]:
+    """The workers of each stream that frames pass through, in order; see Note [Two slots]."""
     device = torch.device(plan.engine.device)
+    arriving, leaving = (plan.info.layout, plan.info.color), (plan.video.layout, plan.video.color)
     if stages:
-        return workers_on(device, lambda: _chain(plan, stages), 1)
-    return workers_on(
-        device, lambda: _chain(plan, open_stages(plan.engine, plan.target)), plan.engine.workers
-    )
+        return {"compute": workers_on(device, lambda: _chain(plan, arriving, stages, leaving), 1)}
+    streams = {}
+    if plan.color is not None:
+        color = plan.color
+        between = leaving if plan.job.size is None else _in_between(plan.info)
+
+        def coloring() -> Chain:
+            return _chain(plan, arriving, [open_colorizer(color, plan.info.color.matrix)], between)
+
+        streams["color"] = workers_on(device, coloring, 1)
+        arriving = between
+    if plan.job.size is not None:
+
+        def enlarging() -> Chain:
+            return _chain(plan, arriving, open_stages(plan.engine, plan.target), leaving)
+
+        streams["compute"] = workers_on(device, enlarging, plan.engine.workers)
+    return streams
 
 
-def _chain(plan: Plan, stages: list[Stage]) -> Chain:
+def _in_between(info: VideoInfo) -> _Format:
+    """How colored frames look that are still to be enlarged."""
+    return PixelLayout("rgb" if info.layout.model == "rgb" else "yuv", 16), info.color
+
+
+def _chain(plan: Plan, arriving: _Format, stages: list[Stage], leaving: _Format) -> Chain:
     device = torch.device(plan.engine.device)
+    height, width = plan.info.height, plan.info.width
+    for stage in stages:
+        height, width = stage.output_size(height, width)
     return Chain(
-        source=ColorConverter(
-            replace(plan.info.layout, alpha=False), plan.info.color, device=device
-        ),
+        source=ColorConverter(replace(arriving[0], alpha=False), arriving[1], device=device),
         stages=stages,
-        target=ColorConverter(plan.video.layout, plan.video.color, device=device),
-        layout=plan.video.layout,
-        color=plan.video.color,
-        width=plan.video.width,
-        height=plan.video.height,
+        target=ColorConverter(*leaving, device=device),
+        layout=leaving[0],
+        color=leaving[1],
+        width=width,
+        height=height,
     )
 
 
@@ -299,13 +353,34 @@ def open_stages(engine: EnginePlan, target: Target, network: Network | None = No
     return [upscale] if exact else [upscale, Resize(target.height, target.width)]
 
 
+def open_colorizer(color: ColorPlan, matrix: Matrix) -> Colorize:
+    """The colorizer of a plan, ready on its device, for pictures of a matrix."""
+    device = open_device(color.engine.device)
+    network = load(color.engine.card, color.engine.weights.path)
+    ready = network.to(device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    reference = None
+    if color.reference is not None:
+        reference = Reference(_rgb(images.read(color.reference)).to(device))
+    return Colorize(ready, look=color.look, reference=reference, luma_weights=luma_weights(matrix))
+
+
 def estimate_seconds(plan: Plan) -> float:
-    """Seconds the engine will need for the whole file, by timing one picture of its size."""
-    stages = open_stages(plan.engine, plan.target)
+    """Seconds the networks will need for the whole file, by timing one picture of its size."""
+    seconds = 0.0
+    if plan.color is not None:
+        seconds += _seconds_of(plan, [open_colorizer(plan.color, plan.info.color.matrix)])
+    if plan.job.size is not None:
+        one = _seconds_of(plan, open_stages(plan.engine, plan.target))
+        seconds = max(seconds, one / plan.engine.workers)  # they work side by side
+    return seconds * plan.frames_expected
+
+
+def _seconds_of(plan: Plan, stages: list[Stage]) -> float:
+    """Seconds that stages take for a picture like the source's."""
     torch.set_num_threads(plan.engine.threads)
-    picture = torch.rand(1, 3, plan.info.height, plan.info.width, device=plan.engine.device)
+    pictures = torch.rand(2, 1, 3, plan.info.height, plan.info.width, device=plan.engine.device)
     seconds = []
-    for _ in range(2):  # the first warms up
+    for picture in pictures:  # the first warms up
         began = time.perf_counter()
         rgb = picture
         with torch.inference_mode():
@@ -313,7 +388,7 @@ def estimate_seconds(plan: Plan) -> float:
                 rgb = stage(rgb)
         rgb[..., 0, 0].cpu()  # waits for the device
         seconds.append(time.perf_counter() - began)
-    return seconds[-1] * plan.frames_expected / plan.engine.workers
+    return seconds[-1]
 
 
 class _Clock:
@@ -322,10 +397,11 @@ class _Clock:
     def __init__(self, expected: int) -> None:
         self.expected = expected
         self.began = self.reported = time.perf_counter()
-        self.busy: dict[str, float] = {}
+        self.queues: dict[str, Ahead[Item]] = {}  # in the order in which frames pass them
 
-    def watch(self, decoded: Ahead[Item], done: Ahead[Item]) -> None:
-        self.decoded, self.done = decoded, done
+    def watch(self, name: str, queue: Ahead[Item]) -> Ahead[Item]:
+        self.queues[name] = queue
+        return queue
 
     @property
     def seconds(self) -> float:
@@ -341,12 +417,11 @@ class _Clock:
 
     def shares(self) -> dict[str, float]:
         """How much of the time each part was at work and not waiting for another."""
-        seconds = max(self.seconds, 1e-9)
-        return {
-            "decode": self.decoded.busy_seconds / seconds,
-            "compute": (self.done.busy_seconds - self.decoded.starved_seconds) / seconds,
-            "encode": 1 - self.done.starved_seconds / seconds,
-        }
+        seconds, waited, shares = max(self.seconds, 1e-9), 0.0, {}
+        for name, queue in self.queues.items():
+            shares[name] = (queue.busy_seconds - waited) / seconds
+            waited = queue.starved_seconds
+        return {**shares, "encode": 1 - waited / seconds}
 
 
 def _check_read(plan: Plan, report: ReadReport) -> None:
@@ -373,7 +448,7 @@ def _damage(plan: Plan, report: ReadReport) -> list[str]:
 
 
 def _result(
-    plan: Plan, workers: list[Worker], read: ReadReport, written: WriteReport, clock: _Clock
+    plan: Plan, chains: list[Chain], read: ReadReport, written: WriteReport, clock: _Clock
 ) -> Result:
     if read.frames != written.frames:
         raise VerificationError(
@@ -387,8 +462,8 @@ def _result(
         notes.append(f"the container cannot hold the tags {', '.join(written.lost_tags)}")
     if written.empty:
         notes.append(f"empty streams of the input were left out: {written.empty}")
-    chains = {id(worker.chain): worker.chain for worker in workers}.values()
-    fallbacks = _fallbacks([stage for chain in chains for stage in chain.stages])
+    each = {id(chain): chain for chain in chains}.values()  # on a device, slots share one
+    fallbacks = _fallbacks([stage for chain in each for stage in chain.stages])
     return Result(
         destination=plan.destination,
         width=plan.video.width,
@@ -408,6 +483,50 @@ def _fallbacks(stages: list[Stage]) -> Counters:
     """What the stages counted, together."""
     counters = [stage.counters for stage in stages if isinstance(stage, Upscale)]
     return Counters(sum(one.retiled for one in counters), sum(one.recomputed for one in counters))
+
+
+def _networks(
+    job: Job, target: Target, size: tuple[int, int], cache_dir: Path | None
+) -> tuple[EnginePlan, ColorPlan | None]:
+    """What enlarges (else what colors) pictures of `size` (width, height), and what colors."""
+    color = None if job.color is None else plan_color(job.color, job.engine)
+    if job.size is None and color is not None:
+        return color.engine, color
+    return plan_engine(job.engine, target.factor, size, cache_dir=cache_dir), color
+
+
+def _wanted_destination(job: Job, target: Target) -> Path:
+    colored = job.color is not None
+    return choose_destination(job.source, job.destination, target.factor, colored=colored)
+
+
+def _choose_format(job: Job, info: VideoInfo, target: Target) -> tuple[VideoFormat, list[str]]:
+    """As `choose_format`; color needs chroma, 4:2:0 where the source has none."""
+    size = target.width, target.height
+    if job.color is None:
+        return choose_format(info, size, job.encoder)
+    if info.layout.model == "gray":
+        info = replace(info, layout=PixelLayout("yuv", info.layout.depth, (1, 1)))
+    video, notes = choose_format(info, size, job.encoder)
+    if video.layout.model == "gray":
+        raise RequestError(
+            f"{job.encoder.pix_fmt or video.encoder} holds no color; leave --pix-fmt out"
+        )
+    return video, notes
+
+
+def _judge_video(job: Job, info: VideoInfo) -> list[str]:
+    """What is to be said of the source's own color, if it is to be colored."""
+    if job.color is None:
+        return []
+    if info.color.is_hdr:
+        raise RequestError(
+            f"{job.source} is HDR (PQ or HLG), which is not colored; convert it to SDR first"
+        )
+    if info.layout.model == "gray":
+        return []
+    tints: list[Tint] = [tint_of(rgb) for rgb in frames_along(info, job.trim, LOOKS)]
+    return judge_color(job.source, tints, force=job.color.force)
 
 
 def _sample_aspect(info: VideoInfo, target: Target) -> Fraction | None:
@@ -434,23 +553,40 @@ def _estimate_disk(info: VideoInfo, video: VideoFormat) -> int:
 
 
 def _plan_still(job: Job, cache_dir: Path | None) -> StillPlan:
+    if job.color is not None:  # nothing moves in a still, so OpenCV need not be there
+        look = replace(job.color.look, stability=0)
+        job = replace(job, color=replace(job.color, look=look))
     still = images.read(job.source)
     height, width = still.rgb.shape[:2]
     target = choose_target(job.size, Shape(width, height))
-    destination = choose_destination(job.source, job.destination, target.factor)
+    destination = _wanted_destination(job, target)
     if not images.is_picture(destination):
         raise RequestError(f"{destination}: a picture is written as {', '.join(images.SUFFIXES)}")
     check_destination(job.source, destination, overwrite=job.overwrite)
     images.check_kept(destination, still)
-    engine = plan_engine(job.engine, target.factor, (width, height), cache_dir=cache_dir)
-    return StillPlan(job, still, destination, target, engine, tuple(size_warnings(target)))
+    engine, color = _networks(job, target, (width, height), cache_dir)
+    notes = size_warnings(target)
+    if job.color is not None:
+        notes += judge_color(job.source, [tint_of(_rgb(still))], force=job.color.force)
+        still, changes = images.as_color(still)
+        notes += changes
+    return StillPlan(job, still, destination, target, engine, color, tuple(notes))
+
+
+def _still_stages(plan: StillPlan) -> list[Stage]:
+    stages: list[Stage] = []
+    if plan.color is not None:
+        stages.append(open_colorizer(plan.color, Matrix.RGB))
+    if plan.job.size is not None:
+        stages += open_stages(plan.engine, plan.target)
+    return stages
 
 
 def _run_still(plan: StillPlan, stages: list[Stage]) -> Result:
     began = time.perf_counter()
     torch.set_num_threads(plan.engine.threads * plan.engine.workers)
-    still, device = plan.still, plan.engine.device
-    rgb = _enlarge(stages, still.rgb, device)
+    still = plan.still
+    rgb = _process(stages, _rgb(still).to(plan.engine.device), still.rgb.dtype)
     alpha = None
     if still.alpha is not None:
         mask = torch.from_numpy(still.alpha)[None, None].float()
@@ -473,16 +609,22 @@ def _run_still(plan: StillPlan, stages: list[Stage]) -> Result:
     )
 
 
+def _rgb(still: images.Still) -> Tensor:
+    """(1,3,H,W) in [0,1]."""
+    full = float(np.iinfo(still.rgb.dtype).max)
+    return torch.from_numpy(still.rgb).permute(2, 0, 1)[None].float().div_(full)
+
+
 @torch.inference_mode()
-def _enlarge(stages: list[Stage], picture: images.Samples, device: str) -> images.Samples:
-    """(H,W,3) codes -> larger (H,W,3) codes of the same depth."""
-    full = float(np.iinfo(picture.dtype).max)
-    rgb = torch.from_numpy(picture).to(device).permute(2, 0, 1)[None].float().div_(full)
+def _process(
+    stages: list[Stage], rgb: Tensor, dtype: np.dtype[np.uint8 | np.uint16]
+) -> images.Samples:
+    """A picture through the stages: codes (H,W,3)."""
     for stage in stages:
-        enlarged = stage(rgb)
+        processed = stage(rgb)
         bad = stage.faulty is not None and bool(stage.faulty.any())
-        rgb = stage.redo(rgb) if bad else enlarged
-    return _codes(rgb[0].permute(1, 2, 0), picture.dtype)
+        rgb = stage.redo(rgb) if bad else processed
+    return _codes(rgb[0].permute(1, 2, 0), dtype)
 
 
 def _codes(values: Tensor, dtype: np.dtype[np.uint8 | np.uint16]) -> images.Samples:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from vidsr.coloring import WORKING_SIDE, Look, Tint
 from vidsr.engines.precision import DTYPES, Precision, fastest_precision
 from vidsr.engines.torch_engine import open_device
 from vidsr.errors import ModelError, RequestError
@@ -23,6 +24,7 @@ from vidsr.media.probe import StreamInfo, VideoInfo
 from vidsr.media.writer import MUXERS, TrackPlan, can_hold, muxer_of
 from vidsr.models.card import ModelCard, shipped_cards
 from vidsr.models.load import Weights, check, find_twin, resolve
+from vidsr.motion import opencv
 from vidsr.stages import SMALLEST_KEPT, bytes_per_pixel, choose_tile
 
 LARGEST_DEFAULT = (3840, 2160)  # without --scale the result stays within this if it can
@@ -32,6 +34,9 @@ FAMILIES = {  # the way out that each offers to whoever got another by default
     "anime": "for better drawings",
     "fast": "for speed",
 }
+COLORIZER = "colorize"  # the model that colors if none is named
+IN_COLOR = 0.5  # share of the pictures looked at from which on an input counts as colored already
+COLOR_PIXEL_BYTES = 3200  # per pixel of what the colorizer sees: 169 colors and 32 wide features
 MOST_WORKERS = 8  # each holds a frame and a network; beyond this, workers get more threads
 
 
@@ -110,6 +115,25 @@ class EngineRequest:
 
 
 @dataclass(frozen=True)
+class ColorRequest:
+    """That color is wanted, and how."""
+
+    model: str | None = None  # a model of task "colorize", or its checkpoint's path
+    look: Look = field(default_factory=Look)
+    reference: Path | None = None  # a picture whose colors are to be matched
+    force: bool = False  # color even what is in color already
+
+
+@dataclass(frozen=True)
+class ColorPlan:
+    """The network that colors and how it is used."""
+
+    engine: EnginePlan
+    look: Look
+    reference: Path | None
+
+
+@dataclass(frozen=True)
 class Shape:
     """What the size decision needs of a source, video or still."""
 
@@ -119,12 +143,14 @@ class Shape:
     turned: bool = False  # shown rotated by 90 or 270 degrees
 
 
-def choose_target(request: SizeRequest, shape: Shape) -> Target:
-    """The stored output size for a request.
+def choose_target(request: SizeRequest | None, shape: Shape) -> Target:
+    """The stored output size for a request; None keeps the size.
 
     Raises:
         RequestError: `--size` asks for another aspect than the picture has.
     """
+    if request is None:
+        return Target(shape.width, shape.height, Fraction(1), square_pixels=False)
     if request.size is None and request.height is None:
         scale = request.scale or _default_scale(shape)
         size = shape.width * scale, shape.height * scale
@@ -215,10 +241,15 @@ def choose_model(model: str, factor: Fraction) -> tuple[ModelCard, Path]:
 
     Raises:
         ModelError: unknown name, or a file that is no checkpoint.
-        RequestError: no member reaches the factor.
+        RequestError: no member reaches the factor, or it is not for enlarging.
     """
     members = [resolve(card.name) for card in family_of(model)] or [resolve(model)]
     for card, path in members:
+        if card.task != "upscale":
+            raise RequestError(
+                f"model {card.name} colors and does not enlarge; name another --model (`vidsr "
+                "models` lists them), or use `vidsr colorize`"
+            )
         if card.scale >= factor:
             return card, path
     most = members[-1][0]
@@ -234,10 +265,13 @@ def family_of(name: str) -> list[ModelCard]:
     return sorted(members, key=lambda card: card.scale)
 
 
-def choose_destination(source: Path, destination: Path | None, factor: Fraction) -> Path:
-    """Where the output goes: as asked, or beside the input with the factor in its name."""
+def choose_destination(
+    source: Path, destination: Path | None, factor: Fraction, *, colored: bool = False
+) -> Path:
+    """Where the output goes: as asked, or beside the input with what is done in its name."""
     if destination is None:
-        return source.with_name(f"{source.stem}-x{float(factor):.3g}{source.suffix}")
+        size = "" if colored and factor == 1 else f"-x{float(factor):.3g}"
+        return source.with_name(f"{source.stem}{size}{'-color' * colored}{source.suffix}")
     return destination / source.name if destination.is_dir() else destination
 
 
@@ -365,6 +399,76 @@ def plan_engine(
         workers=workers,
         memory_bytes=engine_bytes * workers,
     )
+
+
+def plan_color(request: ColorRequest, engine: EngineRequest) -> ColorPlan:
+    """Which network will color, and how it will run: in fp32, one frame after the other.
+
+    Raises:
+        ModelError: no such model, none that colors, or weights that are not those of the card.
+        DeviceError: no such device.
+        RequestError: a model that enlarges, no such reference, or OpenCV is missing.
+    """
+    if request.look.stability:
+        opencv()
+    if request.reference is not None and not request.reference.is_file():
+        raise RequestError(f"--reference {request.reference}: no such picture")
+    device = open_device(engine.device)
+    weights = choose_colorizer(request.model)
+    check(weights)
+    plan = EnginePlan(
+        weights=weights,
+        why="",
+        device=str(device),
+        precision="fp32",
+        tile=WORKING_SIDE,
+        batch=1,
+        overlap=0,
+        threads=engine.threads or usable_cores(),
+        workers=1,
+        memory_bytes=2 * WORKING_SIDE**2 * COLOR_PIXEL_BYTES,
+    )
+    return ColorPlan(plan, request.look, request.reference)
+
+
+def choose_colorizer(model: str | None) -> Weights:
+    """The weights that color.
+
+    Raises:
+        ModelError: unknown name, a file that is no checkpoint, or none is named and none ships.
+        RequestError: a model that enlarges.
+    """
+    shipped = [card.name for card in shipped_cards() if card.task == "colorize"]
+    if model is None:
+        if not shipped:
+            raise ModelError(
+                "no model that colors is installed yet; train one (`vidsr train colorize`) and "
+                "name its file with --model"
+            )
+        model = COLORIZER if COLORIZER in shipped else shipped[0]
+    card, path = resolve(model)
+    if card.task != "colorize":
+        others = f"these do: {', '.join(shipped)}" if shipped else "none that is installed does"
+        raise RequestError(f"model {card.name} enlarges and does not color; {others}")
+    return Weights(card, path)
+
+
+def judge_color(source: Path, tints: Sequence[Tint], *, force: bool) -> list[str]:
+    """What is to be said of the color that an input has, by the `tint_of` some of its pictures.
+
+    Raises:
+        RequestError: it is in color, and `force` is not set.
+    """
+    colored, tinted = tints.count("color"), tints.count("tint")
+    if tints and colored >= IN_COLOR * len(tints) and not force:
+        raise RequestError(f"{source} is in color already; --force colors it anew")
+    notes = []
+    if tinted:
+        notes.append("the input is tinted (sepia or the like): its tint is taken off first")
+    if colored:
+        share = f"{colored} of {len(tints)} pictures looked at are" if len(tints) > 1 else "it is"
+        notes.append(f"{share} in color, which is replaced")
+    return notes
 
 
 def fit_tile(engine: EnginePlan, size: tuple[int, int]) -> EnginePlan:

@@ -80,6 +80,17 @@ def test_sheets_align_columns_and_allow_short_rows(tmp_path):
     assert np.array_equal(written[-40:, :20], tall)
 
 
+def test_a_sheet_may_be_a_jpeg_whose_colors_are_not_subsampled(tmp_path):
+    stripes = np.zeros((32, 32, 3), np.uint8)
+    stripes[:, ::2] = (255, 0, 0)
+    stripes[:, 1::2] = (0, 0, 255)
+    sheet([[("a", stripes)]], tmp_path / "sheet.jpg")
+    with Image.open(tmp_path / "sheet.jpg") as image:
+        assert image.format == "JPEG"
+    written = read(tmp_path / "sheet.jpg")[LABEL_HEIGHT + 8 :]
+    assert np.abs(written[:, ::2].mean((0, 1)) - (255, 0, 0)).max() < 30
+
+
 def test_labels_are_drawn(tmp_path):
     sheet([[("a label", noise(30, 90))]], tmp_path / "sheet.png")
     strip = read(tmp_path / "sheet.png")[:LABEL_HEIGHT]

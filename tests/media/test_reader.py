@@ -301,3 +301,26 @@ def test_the_pictures_are_those_that_were_encoded(make_clip):
         expected = gradient(number, 48, 32)
         for channel in range(3):
             np.testing.assert_array_equal(frame.planes[channel], expected[:, :, channel])
+
+
+def test_frames_that_lead_in_come_before_a_start_and_are_not_counted(make_clip):
+    clip = make_clip(frames=40, options={"g": "10", "crf": "10"})
+    trim = Trim(Fraction(25, 24), Fraction(28, 24))
+    reader = VideoReader(probe(clip), copied=(), threads=1, trim=trim, lead=7)
+    frames = [item for item in reader if isinstance(item, Frame)]
+    assert [frame.lead for frame in frames] == [True] * 7 + [False] * 3
+    moments = [frame.pts * frame.time_base for frame in frames]
+    assert moments == [Fraction(number, 24) for number in range(-7, 3)]
+    assert reader.report.frames == 3
+
+
+def test_without_a_start_no_frame_leads_in(make_clip):
+    reader = VideoReader(probe(make_clip()), copied=(), threads=1, lead=5)
+    assert not any(item.lead for item in reader if isinstance(item, Frame))
+
+
+def test_near_the_beginning_as_many_frames_lead_in_as_there_are(make_clip):
+    trim = Trim(Fraction(2, 24))
+    reader = VideoReader(probe(make_clip()), copied=(), threads=1, trim=trim, lead=5)
+    frames = [item for item in reader if isinstance(item, Frame)]
+    assert [frame.lead for frame in frames] == [True] * 2 + [False] * 6

@@ -1,13 +1,14 @@
-"""One picture out of a video: the right one, in the right colours."""
+"""Pictures out of a video: the right ones, in the right colours."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from conftest import gradient
 
 from vidsr.errors import MediaError, RequestError
-from vidsr.media.snapshot import frame_at
+from vidsr.media.snapshot import film, frame_at, gray_film
 
 
 @pytest.mark.parametrize("index", [0, 3, 7])
@@ -46,3 +47,25 @@ def test_a_number_past_the_end_is_refused_with_how_many_there_are(make_clip):
 def test_a_file_that_cannot_be_read_is_our_error(tmp_path):
     with pytest.raises(MediaError, match="no such file"):
         frame_at(tmp_path / "absent.mp4", 0)
+
+
+def test_a_film_is_every_frame_with_its_moment(make_clip):
+    clip = make_clip("clip.mkv", codec="ffv1", pix_fmt="bgr0", options={"level": "3"}, rate=25)
+    shown = list(film(clip))
+    assert [float(seconds) for seconds, _ in shown] == [number / 25 for number in range(8)]
+    for number, (_, rgb) in enumerate(shown):
+        expected = torch.from_numpy(gradient(number, 48, 32)).permute(2, 0, 1)[None] / 255
+        assert torch.allclose(rgb, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv444p10le", "bgr0", "gray"])
+def test_a_gray_film_is_the_luma_alone(make_clip, pix_fmt):
+    clip = make_clip("clip.mkv", codec="ffv1", pix_fmt=pix_fmt, options={"level": "3"})
+    for (moment, gray), (again, rgb) in zip(gray_film(clip), film(clip), strict=True):
+        assert moment == again
+        assert torch.equal(gray[:, 0], gray[:, 1])
+        assert torch.equal(gray[:, 0], gray[:, 2])
+        luma = [0.2126, 0.7152, 0.0722] if pix_fmt == "bgr0" else [0.299, 0.587, 0.114]
+        weights = torch.tensor(luma).view(1, 3, 1, 1)
+        expected = (rgb * weights).sum(1)
+        assert torch.allclose(gray[:, 0], expected, atol=1 / 255)

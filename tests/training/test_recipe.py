@@ -61,6 +61,8 @@ def test_files_that_hold_no_single_recipe_are_refused(tmp_path):
 def test_every_shipped_weights_file_has_its_recipe():
     recipes = {name: recipe_from(table) for name, table in read_recipes("all").items()}
     for card in shipped_cards():
+        if card.task == "colorize":
+            continue
         recipe = recipes[card.name].card()
         assert (recipe.network, recipe.sizes, recipe.scale) == (
             card.network,

@@ -50,7 +50,9 @@ def before_after(before: Picture, after: Picture, path: Path) -> None:
 
 
 def sheet(rows: Sequence[Sequence[Cell]], path: Path) -> None:
-    """Write a PNG of labelled pictures at 1:1; columns align, rows may differ in length.
+    """Write labelled pictures at 1:1; columns align, rows may differ in length.
+
+    A PNG, or where the name ends so a JPEG, which is enough for colors.
 
     Raises:
         RequestError: no rows, or a row without pictures.
@@ -58,7 +60,8 @@ def sheet(rows: Sequence[Sequence[Cell]], path: Path) -> None:
     """
     if not rows or not all(rows):
         raise RequestError(f"{path}: a sheet needs at least one picture in each row")
-    _write(_png(_draw(rows)), path)
+    canvas = _draw(rows)
+    _write(_jpeg(canvas) if path.suffix.lower() in {".jpg", ".jpeg"} else _png(canvas), path)
 
 
 class ContactSheet:
@@ -180,6 +183,12 @@ def _richest(amount: NDArray[np.float64], size: tuple[int, int]) -> tuple[int, i
 def _png(image: Image.Image) -> bytes:
     content = io.BytesIO()
     image.save(content, format="PNG", optimize=True)
+    return content.getvalue()
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    content = io.BytesIO()
+    image.save(content, format="JPEG", quality=90, subsampling="4:4:4")
     return content.getvalue()
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +26,7 @@ from vidsr.evaluation.metrics import (
     to_tensor,
 )
 from vidsr.evaluation.niqe import NaturalModel, niqe, shipped_model
+from vidsr.evaluation.scores import mean_of, plain, to_json
 from vidsr.evaluation.similarity import dss, haarpsi, ms_ssim_y
 from vidsr.media import roundtrip
 
@@ -81,7 +80,7 @@ class UpscaleReport:
     def mean(self) -> dict[str, Scores]:
         """By stage, the means over those pictures where a score is finite."""
         names = self.pictures[0].stages
-        return {name: _mean([picture.stages[name] for picture in self.pictures]) for name in names}
+        return {name: mean_of(picture.stages[name] for picture in self.pictures) for name in names}
 
     def to_dict(self) -> dict[str, object]:
         """Plain values; what is not finite, which JSON cannot say, is None."""
@@ -97,7 +96,7 @@ class UpscaleReport:
 
     def to_json(self) -> str:
         """Indented JSON of `to_dict`."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        return to_json(self.to_dict())
 
 
 @dataclass(frozen=True)
@@ -288,20 +287,5 @@ def _compare(
     return Comparison(name, low_res, original, outputs)
 
 
-def _mean(scores: list[Scores]) -> Scores:
-    return Scores(*(_finite_mean(values) for values in zip(*map(astuple, scores), strict=True)))
-
-
-def _finite_mean(values: tuple[float, ...]) -> float:
-    """Over the finite values; where there are none, what there is: infinite or NaN."""
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else values[0]
-
-
 def _plain(stages: dict[str, Scores]) -> dict[str, dict[str, float | None]]:
-    return {
-        stage: {
-            name: value if math.isfinite(value) else None for name, value in asdict(scores).items()
-        }
-        for stage, scores in stages.items()
-    }
+    return {stage: plain(asdict(scores)) for stage, scores in stages.items()}

@@ -13,6 +13,7 @@ from typing import Literal
 from vidsr.errors import MediaError, RequestError
 from vidsr.evaluation.compare import ContactSheet
 from vidsr.evaluation.evaluate import BICUBIC, Scores, UpscaleReport
+from vidsr.evaluation.scores import shown
 from vidsr.models.card import ModelCard
 
 PLOT_SIZE = (12.0, 6.0)  # inches
@@ -30,7 +31,7 @@ class Metric:
 
     def show(self, value: float) -> str:
         """The figure in words; a dash for what could not be measured."""
-        return "-" if math.isnan(value) else f"{value:.{self.digits}f}"
+        return shown(value, self.digits)
 
     def winner(self, means: Mapping[str, Scores]) -> str:
         """The stage with the best figure; "" if none has any."""
@@ -146,11 +147,20 @@ def add_to_card(path: Path, report: UpscaleReport, stage: str) -> None:
         ModelError: the file is no card.
         MediaError: it cannot be written.
     """
+    add_measured(path, {report.name: _figures(report, stage)})
+
+
+def add_measured(path: Path, measured: Mapping[str, Mapping[str, float]]) -> None:
+    """Write figures by the name of what they were measured on into a card.
+
+    Raises:
+        ModelError: the file is no card.
+        MediaError: it cannot be written.
+    """
     card = ModelCard.read(path)
-    measured = {**card.measured, report.name: _figures(report, stage)}
     part = path.with_name(path.name + ".part")
     try:
-        dataclasses.replace(card, measured=measured).write(part)
+        dataclasses.replace(card, measured={**card.measured, **measured}).write(part)
         part.replace(path)
     except OSError as exc:
         part.unlink(missing_ok=True)

@@ -182,6 +182,12 @@ class ColorConverter:
         return picture
 
 
+def luma_weights(matrix: Matrix) -> tuple[float, float, float]:
+    """Weights of R', G', B' in Y'; BT.709's for a matrix that has no luma (RGB)."""
+    red, green, blue = _ycbcr_matrix(matrix)[0].tolist()
+    return red, green, blue
+
+
 def _check(layout: PixelLayout, color: ColorSpec) -> None:
     """Raise MediaError for what cannot be converted, or was left open by the reader."""
     if not 8 <= layout.depth <= 16:

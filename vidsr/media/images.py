@@ -128,6 +128,14 @@ def write(path: Path, still: Still, *, quality: int = 95) -> tuple[str, ...]:
     return lost
 
 
+def as_color(still: Still) -> tuple[Still, list[str]]:
+    """The still, to be stored in color though its source was grey; and what changes by that."""
+    profile = still.icc_profile
+    if profile is None or profile[16:20] == b"RGB ":
+        return replace(still, gray=False), []
+    return replace(still, gray=False, icc_profile=None), ["its ICC profile, for grey, is dropped"]
+
+
 def check_kept(path: Path, still: Still) -> None:
     """Refuse early what `write` would refuse.
 

@@ -16,8 +16,9 @@ is still a packet (the first key frame of a B-frame mkv is one).
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -77,6 +78,7 @@ class VideoReader:
         copied: tuple[int, ...],
         threads: int = 0,
         trim: Trim | None = None,
+        lead: int = 0,
     ) -> None:
         """Prepare to read the processed stream of `info`, passing on the `copied` streams.
 
@@ -85,13 +87,16 @@ class VideoReader:
             copied: indices of the streams whose packets are yielded.
             threads: of the decoder; 0 lets FFmpeg choose.
             trim: what to keep.
+            lead: how many frames from just before the start are yielded too, marked as such.
         """
         self.info = info
         self.copied = copied
         self.threads = threads
         self.trim = trim or Trim()
+        self.lead = lead if self.trim.start else 0
         self.report = ReadReport(copied=dict.fromkeys(copied, 0))
         self._next_pts = 0
+        self._leading: deque[Frame] = deque(maxlen=self.lead)
         # Streams that have packets all along; sound may lie a second behind the picture in a file.
         self._steady = {info.video} | {
             stream.index
@@ -137,9 +142,9 @@ class VideoReader:
         Formats without an index (MPEG-TS) go to no key frame, so this tries, further and further
         back; None is the file's beginning.
         """
-        start, back = self.trim.start, Fraction(0)
-        if not start:
+        if not self.trim.start:
             return None
+        start, back = self.trim.start - self.lead / self.info.frame_rate, Fraction(0)
         with open_input(self.info.path) as container:
             first = Fraction(container.start_time or 0, av.time_base)
             while start - back > first:
@@ -219,10 +224,15 @@ class VideoReader:
     def _frames(self, pictures: list[av.VideoFrame]) -> Iterator[Frame]:
         for picture in pictures:
             frame = self._frame(picture)
-            if not self.trim.holds(frame.pts * frame.time_base):
-                self.report.trimmed += 1
-                continue
+            moment = frame.pts * frame.time_base
             frame.pts -= self.trim.shift(frame.time_base)
+            if not self.trim.holds(moment):
+                self.report.trimmed += 1
+                if moment < (self.trim.start or 0):
+                    self._leading.append(replace(frame, lead=True))
+                continue
+            while self._leading:
+                yield self._leading.popleft()
             self.report.frames += 1
             self.report.damaged += frame.damaged
             yield frame

@@ -15,6 +15,7 @@ from typing import Any
 
 from vidsr.errors import ModelError
 
+TASKS = ("upscale", "colorize")
 PERCEPTUAL = "-perceptual"  # ends the name of a perceptual twin, see `ModelCard.is_twin`
 
 
@@ -23,12 +24,13 @@ class ModelCard:
     """Everything that the rest of vidsr needs to know of `<name>.safetensors`."""
 
     name: str  # the weights file's stem
-    network: str  # "compact", "srgan", "msrresnet" or "rrdb"
+    network: str  # "compact", "srgan", "msrresnet", "rrdb" or "pix2pix"
     sizes: dict[str, int]  # the network's options: channels, blocks, ...
     scale: int  # output pixels per input pixel, each way
     halo: int  # context in input pixels that a tile needs on each side
     half: bool  # whether fp16 and bf16 keep the picture (measured for what ships)
     sha256: str  # of the weights file
+    task: str = "upscale"  # or "colorize", which keeps the size: scale is 1
     fidelity: float = 1.0  # default share of these weights, [0,1]; the rest is the twin's
     summary: str = ""  # one line for `vidsr models`
     trained_on: str = ""  # pictures, degradation, how long and on what
@@ -48,6 +50,11 @@ class ModelCard:
                 raise ModelError(
                     f"card {self.name!r}: {entry.name} is {value!r}, which is no {entry.type}"
                 )
+        if self.task not in TASKS or (self.task == "colorize" and self.scale != 1):
+            raise ModelError(
+                f"card {self.name!r}: task {self.task!r} with scale {self.scale} does not exist; "
+                "there are upscale, and colorize with scale 1"
+            )
         if not 0 <= self.fidelity <= 1:
             raise ModelError(
                 f"card {self.name!r}: fidelity is {self.fidelity!r}, not between 0 and 1"

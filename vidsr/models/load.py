@@ -29,6 +29,7 @@ from torch import Tensor
 from vidsr.errors import ModelError
 from vidsr.models.card import PERCEPTUAL, ModelCard, find_card, sha256_of, weights_dir
 from vidsr.models.compact import Compact, CompactOptions
+from vidsr.models.pix2pix import Pix2PixGenerator, Pix2PixOptions
 from vidsr.models.rrdb import RRDBNet, RRDBOptions
 from vidsr.models.srgan import MSRResNet, SRGANGenerator, SRGANOptions
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 State = dict[str, Tensor]
-Network = Compact | SRGANGenerator | MSRResNet | RRDBNet
+Network = Compact | SRGANGenerator | MSRResNet | RRDBNet | Pix2PixGenerator
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
 # What torch's reader was seen to raise on truncated and altered files.
 _DAMAGED = (
@@ -153,6 +154,7 @@ def build(card: ModelCard) -> Network:
         "srgan": lambda: SRGANGenerator(SRGANOptions(**sizes)),
         "msrresnet": lambda: MSRResNet(SRGANOptions(**sizes)),
         "rrdb": lambda: RRDBNet(RRDBOptions(**sizes)),
+        "pix2pix": lambda: Pix2PixGenerator(Pix2PixOptions(**card.sizes)),
     }
     if card.network not in makers:
         known = ", ".join(makers)

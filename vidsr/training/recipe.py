@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -18,6 +18,11 @@ from vidsr.models.card import ModelCard
 from vidsr.models.load import build
 from vidsr.training.data import Degradation
 from vidsr.training.run import Budget, stored_facts
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+SHIPPED = "recipes.toml"  # the recipes of the upscaling networks
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,16 @@ def recipe_from(options: Mapping[str, object]) -> UpscaleRecipe:
     Raises:
         RequestError: an unknown option (near names are suggested), a wrong type, a missing name.
     """
-    hints = get_type_hints(UpscaleRecipe)
+    return UpscaleRecipe(**checked_options(UpscaleRecipe, options))
+
+
+def checked_options(kind: type, options: Mapping[str, object]) -> dict[str, Any]:
+    """Plain words and numbers as the fields of a recipe class want them.
+
+    Raises:
+        RequestError: see `recipe_from`.
+    """
+    hints = get_type_hints(kind)
     for name in options:
         if name not in hints:
             near = difflib.get_close_matches(name, hints, n=2)
@@ -119,8 +133,7 @@ def recipe_from(options: Mapping[str, object]) -> UpscaleRecipe:
     missing = [name for name in ("name", "data") if not options.get(name)]
     if missing:
         raise RequestError(f"a training needs {' and '.join(missing)}")
-    values = {name: _typed(name, value, hints[name]) for name, value in options.items()}
-    return UpscaleRecipe(**values)
+    return {name: _typed(name, value, hints[name]) for name, value in options.items()}
 
 
 def one_recipe(
@@ -142,9 +155,36 @@ def one_recipe(
         RequestError: see `recipe_from`; or the file holds several recipes.
         ModelError: no run to resume.
     """
-    options: dict[str, object] = {"name": f"mine-x{overrides.get('scale', 4)}"}
+    name = f"mine-x{overrides.get('scale', 4)}"
+    return recipe_from(merged_options(source, root, overrides, name=name, run_dir=run_dir))
+
+
+def merged_options(
+    source: str | None,
+    root: Path,
+    overrides: Mapping[str, object],
+    *,
+    name: str,
+    run_dir: Path | None = None,
+    shipped: str = SHIPPED,
+) -> dict[str, object]:
+    """The options of one training, for `checked_options`; see `one_recipe`.
+
+    Args:
+        source: as there.
+        root: as there.
+        overrides: as there.
+        name: of the training where none is said.
+        run_dir: as there.
+        shipped: the file in which shipped recipes are looked up.
+
+    Raises:
+        RequestError: `source` cannot be read, or holds several recipes.
+        ModelError: no run to resume.
+    """
+    options: dict[str, object] = {"name": name}
     if source is not None:
-        found = read_recipes(source)
+        found = read_recipes(source, shipped)
         if len(found) != 1:
             raise RequestError(
                 f"{source} holds {len(found)} recipes; name one of {', '.join(found)}"
@@ -159,7 +199,7 @@ def one_recipe(
     for one, other in (("minutes", "steps"), ("steps", "minutes")):
         if one in overrides and other not in overrides:
             options.pop(other, None)
-    return recipe_from(options)
+    return options
 
 
 def below(root: Path, options: Mapping[str, object]) -> dict[str, object]:
@@ -172,13 +212,14 @@ def below(root: Path, options: Mapping[str, object]) -> dict[str, object]:
     return {**options, **folders}
 
 
-def read_recipes(source: str) -> dict[str, dict[str, object]]:
+def read_recipes(source: str, shipped: str = SHIPPED) -> dict[str, dict[str, object]]:
     """The options of every recipe in a TOML file, or of the shipped one of that name.
 
     A file holds the options of one recipe, or a table for each of several, in order of value.
 
     Args:
         source: the path of a `.toml` file, "all" for all shipped recipes, or a shipped name.
+        shipped: the file of the shipped ones, in this room.
 
     Raises:
         RequestError: no such file or name, or no TOML.
@@ -187,14 +228,14 @@ def read_recipes(source: str) -> dict[str, dict[str, object]]:
         content = _read_toml(Path(source))
         tables = {k: v for k, v in content.items() if isinstance(v, dict)}
         return tables or {str(content.get("name", Path(source).stem)): content}
-    shipped = _read_toml(Path(str(resources.files("vidsr.training") / "recipes.toml")))
+    ours = _read_toml(Path(str(resources.files("vidsr.training") / shipped)))
     if source == "all":
-        return shipped
-    if source not in shipped:
+        return ours
+    if source not in ours:
         raise RequestError(
-            f"no recipe {source!r}; there are {', '.join(shipped)}, or name a .toml file"
+            f"no recipe {source!r}; there are {', '.join(ours)}, or name a .toml file"
         )
-    return {source: shipped[source]}
+    return {source: ours[source]}
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -225,6 +266,6 @@ def _typed(name: str, value: object, hint: Any) -> Any:
     raise RequestError(f"{name} is {value!r}, which is no {kinds[0].__name__}")
 
 
-def as_options(recipe: UpscaleRecipe) -> dict[str, object]:
-    """What `recipe_from` takes to make the same recipe again."""
+def as_options(recipe: DataclassInstance) -> dict[str, object]:
+    """What `checked_options` takes to make the same recipe again."""
     return {entry.name: getattr(recipe, entry.name) for entry in fields(recipe)}
