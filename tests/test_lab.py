@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from vidsr import lab
 from vidsr.lab import AB_SCALE, gray_to_l, lab_to_rgb, rgb_to_lab
 
 
@@ -43,3 +44,13 @@ def test_gradients_are_finite_even_at_black(convert):
     convert(picture).sum().backward()
     assert picture.grad.isfinite().all()
     assert picture.grad.abs().sum() > 0
+
+
+def test_a_first_use_in_inference_mode_leaves_training_possible():
+    lab._to_xyz.cache_clear()
+    lab._from_xyz.cache_clear()
+    with torch.inference_mode():
+        lab_to_rgb(rgb_to_lab(torch.rand(1, 3, 2, 2)))
+    picture = torch.rand(1, 3, 2, 2, requires_grad=True)
+    lab_to_rgb(rgb_to_lab(picture)).sum().backward()
+    assert picture.grad is not None

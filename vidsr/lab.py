@@ -67,13 +67,18 @@ def _cube(root: Tensor) -> Tensor:
     return torch.where(root > _DELTA, root**3, 3 * _DELTA**2 * (root - 4 / 29))
 
 
+# Kept for all callers, so never as tensors of inference mode, which no training could use.
+
+
 @cache
+@torch.inference_mode(mode=False)
 def _to_xyz(dtype: torch.dtype, device: torch.device) -> Tensor:
     matrix = torch.tensor(_TO_XYZ, dtype=torch.float64)
     return (matrix / matrix.sum(1, keepdim=True)).to(device, dtype)
 
 
 @cache
+@torch.inference_mode(mode=False)
 def _from_xyz(dtype: torch.dtype, device: torch.device) -> Tensor:
     matrix = torch.tensor(_TO_XYZ, dtype=torch.float64)
     inverse: Tensor = torch.linalg.inv(matrix / matrix.sum(1, keepdim=True))

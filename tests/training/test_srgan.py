@@ -292,3 +292,18 @@ def test_bf16_must_win_in_whole_steps_too(recipe, monkeypatch):
     for seconds, chosen in (({"fp32": 1, "bf16": 2}, "fp32"), ({"fp32": 2, "bf16": 1}, "bf16")):
         monkeypatch.setattr(srgan, "_step_seconds", lambda _r, _d, name, by=seconds: by[name])
         assert srgan._training_precision(recipe, torch.device("cpu")) == chosen
+
+
+def test_a_share_of_the_start_may_stay_in_the_export(recipe, tmp_path):
+    list(train(dataclasses.replace(recipe, steps=2), tmp_path / "start"))
+    start = read_state(tmp_path / "start" / "tiny-x2.safetensors")
+    init = str(tmp_path / "start" / "tiny-x2.safetensors")
+    for share in (0.0, 0.25):
+        onward = dataclasses.replace(recipe, init=init, init_share=share)
+        list(train(onward, tmp_path / f"share {share}"))
+    moved = read_state(tmp_path / "share 0.0" / "tiny-x2.safetensors")
+    mixed = read_state(tmp_path / "share 0.25" / "tiny-x2.safetensors")
+    for key, weight in mixed.items():
+        torch.testing.assert_close(weight, 0.25 * start[key] + 0.75 * moved[key])
+    with pytest.raises(RequestError, match=r"init_share 0\.5 is a share of init"):
+        dataclasses.replace(recipe, init_share=0.5)

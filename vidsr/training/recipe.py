@@ -34,6 +34,7 @@ class UpscaleRecipe:
     validation: tuple[Path, ...] = ()  # folders of pictures to measure PSNR-Y on
     stage: Literal["fidelity", "perceptual"] = "fidelity"
     init: str = ""  # a shipped model or a checkpoint to start from; perceptual needs one
+    init_share: float = 0.0  # of init's own weights in the exported average
     network: Literal["compact", "srgan"] = "compact"
     scale: int = 4
     channels: int = 32
@@ -68,14 +69,19 @@ class UpscaleRecipe:
             raise RequestError(f"scale {self.scale} cannot be trained; 2, 3 or 4 can")
         if not 0 <= self.ema < 1:
             raise RequestError(f"ema {self.ema} is no decay; it lies in [0, 1)")
-        if self.stage == "perceptual" and not self.init:
-            raise RequestError("the perceptual stage starts from trained weights: --init NAME")
+        self._check_start()
         if self.degradation == "mixed" and self.batch < 2:
             raise RequestError("a mixed batch is half clean, half damaged: --batch 2 or more")
         for word in _POSITIVE:
             value = getattr(self, word)
             if value is not None and value <= 0:
                 raise RequestError(f"a training needs {word} above zero, not {value}")
+
+    def _check_start(self) -> None:
+        if not 0 <= self.init_share < 1 or (self.init_share and not self.init):
+            raise RequestError(f"init_share {self.init_share} is a share of init, in [0, 1)")
+        if self.stage == "perceptual" and not self.init:
+            raise RequestError("the perceptual stage starts from trained weights: --init NAME")
 
     def budget(self, session_minutes: float | None = None) -> Budget:
         """The part that the loop needs."""

@@ -201,13 +201,14 @@ def export(run: Run, recipe: UpscaleRecipe, measured: dict[str, float]) -> None:
         MediaError: the folder cannot be written.
     """
     weights = run.folder / f"{recipe.name}.safetensors"
-    checkpoint.write_tensors(weights, run.trainee.modules["average"].state_dict())
+    checkpoint.write_tensors(weights, _exported(run, recipe))
     pictures = ", ".join("/".join(folder.parts[-2:]) for folder in recipe.data)
     damage = {
         "clean": "antialiased bicubic low-res, 8 bit",
         "mixed": "low-res half clean (four kernels), half mildly blurred, noisy and compressed",
     }
-    origin = f"from {recipe.init}; " if recipe.init else ""
+    share = f", of which {recipe.init_share:.0%} stayed" if recipe.init_share else ""
+    origin = f"from {recipe.init}{share}; " if recipe.init else ""
     losses = {
         "fidelity": recipe.content,
         "perceptual": f"{recipe.content}, critic and its features",
@@ -225,6 +226,22 @@ def export(run: Run, recipe: UpscaleRecipe, measured: dict[str, float]) -> None:
     )
     with checkpoint.replacing(run.folder / f"{recipe.name}.json") as part:
         card.write(part)
+
+
+def _exported(run: Run, recipe: UpscaleRecipe) -> dict[str, Tensor]:
+    """The average of the run, and of where it came from by `init_share`.
+
+    Between weights before and after a training that went on from them lies one valley, and a point
+    between keeps most of both skills (WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903).
+    """
+    average = run.trainee.modules["average"].state_dict()
+    if not recipe.init_share:
+        return average
+    origin = _initial(recipe).state_dict()
+    return {
+        key: torch.lerp(value, origin[key].to(value.device), recipe.init_share)
+        for key, value in average.items()
+    }
 
 
 def _crops(recipe: UpscaleRecipe, device: torch.device) -> Crops:
