@@ -22,6 +22,7 @@ from typer.testing import CliRunner, Result
 
 import vidsr
 from vidsr import cli
+from vidsr.cli.words import parse_pairs, parse_time
 from vidsr.errors import RequestError
 
 COMMANDS = [
@@ -530,13 +531,13 @@ def test_words_that_the_command_does_not_know_end_with_two(words: list[str]) -> 
     ],
 )
 def test_times_are_exact(text: str, seconds: Fraction) -> None:
-    assert cli._parse_time(text) == seconds
+    assert parse_time(text) == seconds
 
 
 def test_pairs_keep_what_follows_the_first_equals_sign() -> None:
-    assert cli._parse_pairs(["x264-params=bframes=2:ref=3"]) == {"x264-params": "bframes=2:ref=3"}
+    assert parse_pairs(["x264-params=bframes=2:ref=3"]) == {"x264-params": "bframes=2:ref=3"}
     with pytest.raises(RequestError):
-        cli._parse_pairs(["bframes"])
+        parse_pairs(["bframes"])
 
 
 # ------------------------------------------------------------------ a real process

@@ -19,7 +19,9 @@ def test_the_round_trip_is_exact_even_outside_of_srgb():
 
 
 def test_it_is_what_scikit_image_computes():
-    rgb2lab = pytest.importorskip("skimage.color").rgb2lab
+    rgb2lab = pytest.importorskip(
+        "skimage.color", reason="needs scikit-image (extra: test)"
+    ).rgb2lab
     theirs = torch.from_numpy(rgb2lab(cube()[0].permute(1, 2, 0).double().numpy()))
     ours = rgb_to_lab(cube())[0].permute(1, 2, 0)
     assert (ours - theirs).abs().max() < 0.01  # their matrix and white point have fewer digits

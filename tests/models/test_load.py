@@ -98,7 +98,7 @@ def test_half_precision_checkpoints_are_loaded_as_fp32(tmp_path):
 
 
 def test_animevideov3_gives_what_ncnn_gives(shared: Path, record_property):
-    ncnn = pytest.importorskip("ncnn")
+    ncnn = pytest.importorskip("ncnn", reason="needs ncnn (extra: test)")
     path = shared / "peers" / "realesr-animevideov3.pth"
     card, _ = resolve(str(path))
     assert (card.network, card.scale) == ("compact", 4)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from vidsr.errors import RequestError
-from vidsr.evaluation.metrics import NEEDS_SCIKIT_IMAGE, Picture, to_tensor
+from vidsr.evaluation.metrics import NEEDS_SCIKIT_IMAGE, Picture, gaussian_ssim, to_tensor
 from vidsr.lab import rgb_to_lab
 
 Lab = NDArray[np.float32]  # (H, W, 3): CIE L*a*b* under D65, L in [0,100]
@@ -48,26 +48,12 @@ def psnr_rgb(picture: Picture, original: Picture) -> float:
 
 
 def ssim_rgb(picture: Picture, original: Picture) -> float:
-    """Mean of the channels' structural similarities; the window is that of `metrics.ssim_y`.
+    """Mean of the channels' structural similarities, see `metrics.gaussian_ssim`.
 
     Raises:
         RequestError: scikit-image is not installed.
     """
-    try:
-        from skimage.metrics import structural_similarity
-    except ImportError as exc:
-        raise RequestError(NEEDS_SCIKIT_IMAGE) from exc
-
-    similarity = structural_similarity(  # type: ignore[no-untyped-call]
-        picture,
-        original,
-        data_range=255,
-        gaussian_weights=True,
-        sigma=1.5,
-        use_sample_covariance=False,
-        channel_axis=2,
-    )
-    return float(similarity)
+    return gaussian_ssim(picture, original)
 
 
 def ciede2000(lab: Lab, original: Lab) -> NDArray[np.float64]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,20 @@ def mean_psnr(values: Sequence[float]) -> float:
 
 
 def ssim_y(picture: Picture, original: Picture, *, border: int) -> float:
-    """Structural similarity of the luma (Wang et al. 2004): 11x11 Gaussian window, sigma 1.5.
+    """Structural similarity of the luma, see `gaussian_ssim`.
+
+    Raises:
+        RequestError: scikit-image is not installed.
+    """
+    return gaussian_ssim(luma(picture, border=border), luma(original, border=border))
+
+
+def gaussian_ssim(picture: NDArray[Any], original: NDArray[Any]) -> float:
+    """Structural similarity (Wang et al. 2004): 11x11 Gaussian window, sigma 1.5, values to 255.
+
+    Args:
+        picture: (H,W), or (H,W,C) for the mean over the channels.
+        original: of the same shape.
 
     Raises:
         RequestError: scikit-image is not installed.
@@ -51,12 +65,13 @@ def ssim_y(picture: Picture, original: Picture, *, border: int) -> float:
         raise RequestError(NEEDS_SCIKIT_IMAGE) from exc
 
     similarity = structural_similarity(  # type: ignore[no-untyped-call]
-        luma(picture, border=border),
-        luma(original, border=border),
+        picture,
+        original,
         data_range=255,
         gaussian_weights=True,
         sigma=1.5,
         use_sample_covariance=False,
+        channel_axis=2 if picture.ndim == 3 else None,
     )
     return float(similarity)
 

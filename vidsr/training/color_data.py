@@ -27,11 +27,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
-from vidsr.errors import MediaError, RequestError
+from vidsr.errors import MediaError
 from vidsr.evaluation.chroma import colorfulness
 from vidsr.evaluation.evaluate import picture_paths
 from vidsr.evaluation.metrics import Picture
 from vidsr.lab import AB_SCALE, gray_to_l, rgb_to_lab
+from vidsr.training.data import usable
 from vidsr.training.degradation import Dice
 
 log = logging.getLogger("vidsr.training")
@@ -106,15 +107,7 @@ def load_small(
     paths = [path for folder in folders for path in picture_paths(folder)]
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         loaded = list(pool.map(lambda path: _load(path, side, least_colorfulness), paths))
-    pictures = [picture for picture in loaded if picture is not None]
-    if not pictures:
-        raise RequestError(
-            f"no picture in color of at least {side}x{side} pixels among {len(paths)} files in "
-            f"{', '.join(str(folder) for folder in folders)}"
-        )
-    if len(pictures) < len(paths):
-        log.warning("%d of %d files were skipped", len(paths) - len(pictures), len(paths))
-    return pictures
+    return usable(loaded, f"picture in color of at least {side}x{side} pixels", folders)
 
 
 def read_small(path: Path, side: int) -> Picture | None:

@@ -10,7 +10,7 @@ from typing import Literal
 from vidsr.errors import RequestError
 from vidsr.models.pix2pix import MULTIPLE, Pix2PixOptions
 from vidsr.training.patchgan import SMALLEST_SIDE
-from vidsr.training.recipe import checked_options, merged_options
+from vidsr.training.recipe import check_positive, checked_options, merged_options
 from vidsr.training.run import Budget
 
 SHIPPED = "recipes_color.toml"
@@ -63,10 +63,7 @@ class ColorizeRecipe:
                 raise RequestError(f"{word} {getattr(self, word)} does not lie in [0, 1)")
         if self.stage == "adversarial":
             self._check_adversarial()
-        for word in _POSITIVE:
-            value = getattr(self, word)
-            if value is not None and value <= 0:
-                raise RequestError(f"a training needs {word} above zero, not {value}")
+        check_positive(self, _POSITIVE)
 
     def sizes(self) -> Pix2PixOptions:
         """Of the network to be trained."""

@@ -108,14 +108,22 @@ def load_pictures(
     """
     paths = [path for folder in folders for path in picture_paths(folder)]
     loaded = [_load(path, min_side, multiple) for path in paths]
-    pictures = [picture.to(device) for picture in loaded if picture is not None]
+    wanted = f"picture of at least {min_side}x{min_side} pixels"
+    return [picture.to(device) for picture in usable(loaded, wanted, folders)]
+
+
+def usable(loaded: Sequence[Tensor | None], wanted: str, folders: Sequence[Path]) -> list[Tensor]:
+    """What could be loaded; how many files were skipped is logged.
+
+    Raises:
+        RequestError: nothing could.
+    """
+    pictures = [picture for picture in loaded if picture is not None]
     if not pictures:
-        raise RequestError(
-            f"no picture of at least {min_side}x{min_side} pixels among {len(paths)} files in "
-            f"{', '.join(str(folder) for folder in folders)}"
-        )
-    if len(pictures) < len(paths):
-        log.warning("%d of %d files were skipped", len(paths) - len(pictures), len(paths))
+        where = ", ".join(str(folder) for folder in folders)
+        raise RequestError(f"no {wanted} among {len(loaded)} files in {where}")
+    if len(pictures) < len(loaded):
+        log.warning("%d of %d files were skipped", len(loaded) - len(pictures), len(loaded))
     return pictures
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vidsr.errors import ModelError
 from vidsr.models.compact import Compact
-from vidsr.models.srgan import SRGANGenerator
+from vidsr.models.srgan import ResidualBlock, SRGANGenerator
 
 
 def grow(trained: nn.Module, larger: nn.Module) -> nn.Module:
@@ -80,7 +80,8 @@ def _bias(convolution: nn.Conv2d) -> Tensor:
 @torch.no_grad()
 def _grow_srgan(trained: SRGANGenerator, larger: SRGANGenerator) -> SRGANGenerator:
     larger.load_state_dict({**larger.state_dict(), **trained.state_dict()})
-    for block in list(larger.trunk)[trained.options.blocks :]:
-        block.conv2.weight.zero_()  # type: ignore[union-attr, operator]
-        block.conv2.bias.zero_()  # type: ignore[union-attr, operator]
+    blocks = [part for part in larger.trunk if isinstance(part, ResidualBlock)]
+    for block in blocks[trained.options.blocks :]:
+        block.conv2.weight.zero_()
+        _bias(block.conv2).zero_()
     return larger

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
@@ -72,10 +72,7 @@ class UpscaleRecipe:
         self._check_start()
         if self.degradation == "mixed" and self.batch < 2:
             raise RequestError("a mixed batch is half clean, half damaged: --batch 2 or more")
-        for word in _POSITIVE:
-            value = getattr(self, word)
-            if value is not None and value <= 0:
-                raise RequestError(f"a training needs {word} above zero, not {value}")
+        check_positive(self, _POSITIVE)
 
     def _check_start(self) -> None:
         if not 0 <= self.init_share < 1 or (self.init_share and not self.init):
@@ -113,6 +110,18 @@ _POSITIVE = (
     "critic_channels",
     "critic_steps",
 )
+
+
+def check_positive(recipe: object, words: Iterable[str]) -> None:
+    """Refuse fields that are set and not above zero.
+
+    Raises:
+        RequestError: with the first of them.
+    """
+    for word in words:
+        value = getattr(recipe, word)
+        if value is not None and value <= 0:
+            raise RequestError(f"a training needs {word} above zero, not {value}")
 
 
 def recipe_from(options: Mapping[str, object]) -> UpscaleRecipe:
