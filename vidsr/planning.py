@@ -409,13 +409,13 @@ def plan_color(request: ColorRequest, engine: EngineRequest) -> ColorPlan:
         DeviceError: no such device.
         RequestError: a model that enlarges, no such reference, or OpenCV is missing.
     """
-    if request.look.stability:
-        opencv()
     if request.reference is not None and not request.reference.is_file():
         raise RequestError(f"--reference {request.reference}: no such picture")
     device = open_device(engine.device)
     weights = choose_colorizer(request.model)
     check(weights)
+    if request.look.stability:
+        opencv()  # last: whoever lacks a model need not install it
     plan = EnginePlan(
         weights=weights,
         why="",

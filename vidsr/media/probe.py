@@ -79,6 +79,11 @@ class VideoInfo:
     common_clock: int  # ticks per second of the coarsest clock that every stream's ticks fall on
 
     @property
+    def video_stream(self) -> StreamInfo:
+        """The processed stream."""
+        return next(s for s in self.streams if s.index == self.video)
+
+    @property
     def displayed_size(self) -> tuple[int, int]:
         """(width, height) as shown: sample aspect ratio and rotation applied."""
         width, height = round(self.width * (self.sample_aspect or 1)), self.height
