@@ -21,14 +21,15 @@ import torch
 
 from vidsr.engines.memory import keep_freed_memory
 from vidsr.errors import VidsrError
+from vidsr.events import Result
 from vidsr.frame import Frame
-from vidsr.job import Job, Plan, Result, plan, run
+from vidsr.job import Plan, plan, run
 from vidsr.media.color import ColorConverter
 from vidsr.media.encoders import EncoderRequest
 from vidsr.media.probe import probe
 from vidsr.media.reader import VideoReader
 from vidsr.media.verify import compare
-from vidsr.planning import EngineRequest, SizeRequest
+from vidsr.request import EngineRequest, Job, SizeRequest
 
 
 def main() -> None:

@@ -28,14 +28,17 @@ from torch import Tensor
 
 from vidsr.engines.memory import keep_freed_memory
 from vidsr.engines.precision import DTYPES, Precision
+from vidsr.events import Result
 from vidsr.frame import ColorSpec, Frame, Matrix, PixelLayout, Range, Siting
-from vidsr.job import Job, Plan, Result, open_stages, plan, run
+from vidsr.job import Plan, plan, run
 from vidsr.media.color import ColorConverter
 from vidsr.media.demo import draw_demo_clip, draw_frame
 from vidsr.media.encoders import EncoderRequest
 from vidsr.models.card import shipped_cards
+from vidsr.networks import open_stages, plan_engine
 from vidsr.pipeline import Chain, stream, workers_on
-from vidsr.planning import EngineRequest, SizeRequest, Target, plan_engine
+from vidsr.planning import Target
+from vidsr.request import EngineRequest, Job, SizeRequest
 from vidsr.stages import Repeat, Stage
 
 SIZES = {"480p": (854, 480), "720p": (1280, 720), "1080p": (1920, 1080)}

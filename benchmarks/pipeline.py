@@ -32,12 +32,13 @@ import torch
 
 from vidsr.engines.memory import keep_freed_memory
 from vidsr.frame import Frame
-from vidsr.job import Job, Plan, open_stages, plan, run
+from vidsr.job import Plan, plan, run
 from vidsr.media.color import ColorConverter
 from vidsr.media.encoders import EncoderRequest
 from vidsr.media.reader import VideoReader
 from vidsr.media.writer import VideoWriter
-from vidsr.planning import EngineRequest, SizeRequest, usable_cores
+from vidsr.networks import open_stages, usable_cores
+from vidsr.request import EngineRequest, Job, SizeRequest
 
 CLIPS = (
     "bbb_800x640_768kbps_30fps_avc_pyramid_3b.mp4",

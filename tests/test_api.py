@@ -14,8 +14,9 @@ from PIL import Image
 
 import vidsr
 from vidsr.errors import MediaError, ModelError, RequestError
-from vidsr.job import Event, Job, Progress, Result, plan, run
-from vidsr.planning import SizeRequest
+from vidsr.events import Event, Progress, Result
+from vidsr.job import plan, run
+from vidsr.request import Job, SizeRequest
 
 
 @pytest.fixture(autouse=True)

@@ -426,7 +426,7 @@ BROKEN: dict[str, int | None] = {
 def test_a_broken_file_is_enlarged_or_refused_in_one_sentence(
     clips: Path, out: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vidsr.job.open_stages", lambda _, __: [Repeat(2)])
+    monkeypatch.setattr("vidsr.networks.open_stages", lambda _, __: [Repeat(2)])
     code = BROKEN[name]
     words: list[Any] = ["--scale", 2, "--preset", "ultrafast", "--crf", 40]
     words += ["--end", "0.2"] if name == "sample_missing_stsd.mp4" else []  # 1080x720, and sound

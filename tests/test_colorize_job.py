@@ -21,12 +21,13 @@ import vidsr
 from vidsr import cli, motion
 from vidsr.coloring import Look
 from vidsr.errors import ModelError, RequestError
-from vidsr.job import Event, Job, Plan, Result, plan, run
+from vidsr.events import Event, Result
+from vidsr.job import Plan, plan, run
 from vidsr.media import images
 from vidsr.media.encoders import EncoderRequest
 from vidsr.media.probe import probe
 from vidsr.media.reader import Trim
-from vidsr.planning import ColorRequest, EngineRequest, SizeRequest
+from vidsr.request import ColorRequest, EngineRequest, Job, SizeRequest
 
 Planes = list[NDArray[np.integer[Any]]]
 LOSSLESS = EncoderRequest(encoder="ffv1")
@@ -257,7 +258,7 @@ def test_without_opencv_a_video_needs_stability_zero(
     def missing() -> None:
         raise RequestError("pip install 'vidsr[color]'")
 
-    monkeypatch.setattr("vidsr.planning.opencv", missing)
+    monkeypatch.setattr("vidsr.networks.opencv", missing)
     monkeypatch.setattr(motion, "opencv", missing)
     with pytest.raises(RequestError, match=r"vidsr\[color\]"):
         plan(color_job(make_gray(), out / "a.mkv"))

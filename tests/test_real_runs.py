@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from vidsr.job import Job, Plan, Result, plan, run
+from vidsr.events import Result
+from vidsr.job import Plan, plan, run
 from vidsr.media.encoders import EncoderRequest
 from vidsr.media.reader import Trim
 from vidsr.media.verify import compare
-from vidsr.planning import EngineRequest, SizeRequest
+from vidsr.request import EngineRequest, Job, SizeRequest
 from vidsr.stages import Repeat, Stage
 
 REAL_NETWORK = (

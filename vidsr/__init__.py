@@ -4,8 +4,11 @@ The map of rooms, from the top floor down; imports go down only:
 
     cli          words -> Job; events -> a progress bar or JSON lines; the only room that prints
     api          the library: upscale(), colorize(), Upscaler
-    job          THE MAIN PATH: Job, plan(job), run(plan)    | training   how weights are made
-    planning     the decisions of a plan
+    job          THE MAIN PATH: plan(job), run(plan)         | training   how weights are made
+    still        a single picture: the same, in memory
+    networks     which networks a plan takes, how they run, and made ready
+    planning     what comes out: size, container, name
+    request      Job: what was asked for | events  what a run tells
     pipeline     decode | compute | encode, overlapped       | evaluation how good a picture is
     stages       what happens to one picture: tensor in, tensor out | coloring   the one that colors
     media        files and colour    | engines  a network on a device

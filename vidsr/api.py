@@ -14,17 +14,12 @@ from torch import Tensor
 
 from vidsr.coloring import Look
 from vidsr.errors import RequestError, VidsrError
-from vidsr.job import Event, Job, Result, open_stages, plan, run
+from vidsr.events import Event, Result
+from vidsr.job import plan, run
 from vidsr.models.load import load_mixed
-from vidsr.planning import (
-    ColorRequest,
-    EngineRequest,
-    SizeRequest,
-    Target,
-    family_of,
-    fit_tile,
-    plan_engine,
-)
+from vidsr.networks import family_of, fit_tile, open_stages, plan_engine
+from vidsr.planning import Target
+from vidsr.request import ColorRequest, EngineRequest, Job, SizeRequest
 from vidsr.stages import Stage
 
 Picture = TypeVar("Picture", NDArray[np.uint8], NDArray[np.uint16], NDArray[np.float32], Tensor)

@@ -2,11 +2,6 @@
 
 A `Job` is what was asked for. `plan` turns it into a `Plan`: everything that is decided before the
 first frame, and the place where everything can fail cheaply. `run` does it and yields events.
-
-Note [Jobs are data]
-~~~~~~~~~~~~~~~~~~~~
-A Job holds nothing open, survives pickle and JSON, and says the same on another machine. So a
-batch is a list of Jobs, a resumed run can compare Jobs, and a cluster can send them.
 """
 
 from __future__ import annotations
@@ -14,47 +9,46 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
-from vidsr.coloring import WARM_UP_FRAMES, Colorize, Reference, Tint, tint_of
-from vidsr.engines.torch_engine import TorchEngine, open_device
+from vidsr.coloring import WARM_UP_FRAMES, Tint, tint_of
 from vidsr.errors import MediaError, RequestError, VerificationError
-from vidsr.frame import ColorSpec, Frame, Matrix, Packet, PixelLayout
+from vidsr.events import Event, Progress, Result
+from vidsr.frame import ColorSpec, Frame, Packet, PixelLayout
 from vidsr.media import images
-from vidsr.media.color import ColorConverter, luma_weights
-from vidsr.media.encoders import EncoderRequest, VideoFormat, choose_format
+from vidsr.media.color import ColorConverter
+from vidsr.media.encoders import VideoFormat, choose_format
 from vidsr.media.probe import VideoInfo, probe
 from vidsr.media.reader import ReadReport, Trim, VideoReader
 from vidsr.media.snapshot import frames_along
 from vidsr.media.writer import TrackPlan, VideoWriter, WriteReport
-from vidsr.models.load import Network, load, load_mixed
+from vidsr.networks import (
+    ColorPlan,
+    EnginePlan,
+    fallbacks,
+    open_colorizer,
+    open_stages,
+    plan_networks,
+)
 from vidsr.pipeline import Ahead, Chain, Worker, stream, workers_on
 from vidsr.planning import (
-    ColorPlan,
-    ColorRequest,
-    EnginePlan,
-    EngineRequest,
     Shape,
-    SizeRequest,
     Target,
     check_destination,
     check_disk,
     choose_container,
-    choose_destination,
     choose_target,
     judge_color,
-    plan_color,
-    plan_engine,
     size_warnings,
+    wanted_destination,
 )
-from vidsr.stages import Counters, Resize, Stage, Upscale
+from vidsr.request import Job
+from vidsr.stages import Stage
+from vidsr.still import StillPlan, plan_still, run_still
 
 REPORT_SECONDS = 0.5
 QUEUED_FRAMES = 4  # of the output's size, before and after the network each
@@ -62,28 +56,6 @@ CUT_SHORT = 0.9  # of what the header promises; headers are often a little off
 LOOKS = 5  # at frames of an input, to see whether it is in color
 Item = Frame | Packet
 _Format = tuple[PixelLayout, ColorSpec]  # how samples lie, and what they mean
-
-
-@dataclass(frozen=True)
-class Job:
-    """What was asked for. Plain data."""
-
-    source: Path
-    destination: Path | None = None  # None: beside the source
-    size: SizeRequest | None = field(default_factory=SizeRequest)  # None: as it is, only colored
-    engine: EngineRequest = field(default_factory=EngineRequest)
-    encoder: EncoderRequest = field(default_factory=EncoderRequest)
-    trim: Trim = field(default_factory=Trim)
-    overwrite: bool = False
-    strict: bool = False  # damaged input is an error
-    color: ColorRequest | None = None  # None: the source's own is kept
-
-    def __post_init__(self) -> None:
-        if self.size is None and self.color is None:
-            raise RequestError("neither a size nor color is asked for: nothing to do")
-        start, end = self.trim.start, self.trim.end
-        if end is not None and end <= (start or 0):
-            raise RequestError(f"--end {float(end):g} is not after --start {float(start or 0):g}")
 
 
 @dataclass(frozen=True)
@@ -113,59 +85,6 @@ class Plan:
         return counted or round(seconds * self.info.frame_rate)
 
 
-@dataclass(frozen=True)
-class StillPlan:
-    """Everything that is decided before a single picture is enlarged or colored."""
-
-    job: Job
-    still: images.Still
-    destination: Path
-    target: Target
-    engine: EnginePlan  # as in `Plan`
-    color: ColorPlan | None
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is."""
-
-    frames: int
-    frames_expected: int
-    seconds: float
-    busy: dict[str, float]  # share of the time that decode, color, compute, encode were at work
-
-    @property
-    def frames_per_second(self) -> float:
-        """Mean rate since the start."""
-        return self.frames / self.seconds if self.seconds else 0.0
-
-    @property
-    def bottleneck(self) -> str:
-        """The part that the others wait for."""
-        return max(self.busy, key=lambda part: self.busy[part])
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a finished run did."""
-
-    destination: Path
-    width: int
-    height: int
-    frames_in: int
-    frames_out: int
-    seconds: float
-    bytes: int
-    retiled: int = 0  # pictures computed again with smaller tiles, memory having run out
-    recomputed: int = 0  # tiles computed again in fp32, half precision not being finite
-    busy: dict[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()  # what was dropped or changed, and why
-
-
-Event = Progress | Result
-
-
 def plan(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
     """Decide everything; opens the source, the model's card and weights, and no output.
 
@@ -177,18 +96,18 @@ def plan(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
         VidsrError: whatever can be known to fail, with the exit code of its class.
     """
     if images.is_picture(job.source):
-        return _plan_still(job, cache_dir)
+        return plan_still(job, cache_dir)
     info = probe(job.source)
     shape = Shape(
         info.width, info.height, info.sample_aspect or Fraction(1), bool(info.rotation % 180)
     )
     target = choose_target(job.size, shape)
-    engine, color = _networks(job, target, (info.width, info.height), cache_dir)
+    engine, color = plan_networks(job, target, (info.width, info.height), cache_dir)
     if info.color.is_hdr:
         engine = replace(engine, weights=replace(engine.weights, fidelity=1.0))
     video, changes = _choose_format(job, info, target)
     video = replace(video, sample_aspect=_sample_aspect(info, target))
-    wanted = _wanted_destination(job, target)
+    wanted = wanted_destination(job, target)
     explicit = job.destination is not None and not job.destination.is_dir()
     destination, tracks, moved = choose_container(info, wanted, explicit=explicit, video=video)
     check_destination(job.source, destination, overwrite=job.overwrite)
@@ -230,7 +149,7 @@ def run(
         VidsrError: what went wrong, with the exit code of its class.
     """
     if isinstance(plan, StillPlan):
-        yield _run_still(plan, stages or _still_stages(plan))
+        yield run_still(plan, stages)
         return
     torch.set_num_threads(plan.engine.threads)
     streams = _streams(plan, stages)
@@ -325,43 +244,6 @@ def _chain(plan: Plan, arriving: _Format, stages: list[Stage], leaving: _Format)
         width=width,
         height=height,
     )
-
-
-def open_stages(engine: EnginePlan, target: Target, network: Network | None = None) -> list[Stage]:
-    """The network of a plan, ready on its device, and the reduction to an exact size if needed.
-
-    Args:
-        engine: how the network is run.
-        target: the size that comes out.
-        network: of `engine.weights`, by whoever has loaded it before; it is copied.
-    """
-    upscale = Upscale(
-        TorchEngine(
-            network or load_mixed(engine.weights),
-            scale=engine.card.scale,
-            device=open_device(engine.device),
-            precision=engine.precision,
-            tile=(engine.tile, engine.tile),
-            batch=engine.batch,
-        ),
-        halo=engine.card.halo,
-        overlap=engine.overlap,
-        tile=engine.tile,
-        batch=engine.batch,
-    )
-    exact = target.factor == engine.card.scale and not target.square_pixels
-    return [upscale] if exact else [upscale, Resize(target.height, target.width)]
-
-
-def open_colorizer(color: ColorPlan, matrix: Matrix) -> Colorize:
-    """The colorizer of a plan, ready on its device, for pictures of a matrix."""
-    device = open_device(color.engine.device)
-    network = load(color.engine.card, color.engine.weights.path)
-    ready = network.to(device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    reference = None
-    if color.reference is not None:
-        reference = Reference(_rgb(images.read(color.reference)).to(device))
-    return Colorize(ready, look=color.look, reference=reference, luma_weights=luma_weights(matrix))
 
 
 def estimate_seconds(plan: Plan) -> float:
@@ -463,7 +345,7 @@ def _result(
     if written.empty:
         notes.append(f"empty streams of the input were left out: {written.empty}")
     each = {id(chain): chain for chain in chains}.values()  # on a device, slots share one
-    fallbacks = _fallbacks([stage for chain in each for stage in chain.stages])
+    counted = fallbacks([stage for chain in each for stage in chain.stages])
     return Result(
         destination=plan.destination,
         width=plan.video.width,
@@ -472,32 +354,11 @@ def _result(
         frames_out=written.frames,
         seconds=clock.seconds,
         bytes=written.bytes,
-        retiled=fallbacks.retiled,
-        recomputed=fallbacks.recomputed,
+        retiled=counted.retiled,
+        recomputed=counted.recomputed,
         busy=clock.shares(),
         notes=tuple(notes),
     )
-
-
-def _fallbacks(stages: list[Stage]) -> Counters:
-    """What the stages counted, together."""
-    counters = [stage.counters for stage in stages if isinstance(stage, Upscale)]
-    return Counters(sum(one.retiled for one in counters), sum(one.recomputed for one in counters))
-
-
-def _networks(
-    job: Job, target: Target, size: tuple[int, int], cache_dir: Path | None
-) -> tuple[EnginePlan, ColorPlan | None]:
-    """What enlarges (else what colors) pictures of `size` (width, height), and what colors."""
-    color = None if job.color is None else plan_color(job.color, job.engine)
-    if job.size is None and color is not None:
-        return color.engine, color
-    return plan_engine(job.engine, target.factor, size, cache_dir=cache_dir), color
-
-
-def _wanted_destination(job: Job, target: Target) -> Path:
-    colored = job.color is not None
-    return choose_destination(job.source, job.destination, target.factor, colored=colored)
 
 
 def _choose_format(job: Job, info: VideoInfo, target: Target) -> tuple[VideoFormat, list[str]]:
@@ -550,85 +411,3 @@ def _estimate_disk(info: VideoInfo, video: VideoFormat) -> int:
     frames = info.frames_from_header or info.seconds_from_header * float(info.frame_rate)
     bits = 12 if video.encoder in {"ffv1", "prores_ks"} else 0.1
     return int(frames * video.width * video.height * bits / 8) + info.path.stat().st_size // 4
-
-
-def _plan_still(job: Job, cache_dir: Path | None) -> StillPlan:
-    if job.color is not None:  # nothing moves in a still, so OpenCV need not be there
-        look = replace(job.color.look, stability=0)
-        job = replace(job, color=replace(job.color, look=look))
-    still = images.read(job.source)
-    height, width = still.rgb.shape[:2]
-    target = choose_target(job.size, Shape(width, height))
-    destination = _wanted_destination(job, target)
-    if not images.is_picture(destination):
-        raise RequestError(f"{destination}: a picture is written as {', '.join(images.SUFFIXES)}")
-    check_destination(job.source, destination, overwrite=job.overwrite)
-    images.check_kept(destination, still)
-    engine, color = _networks(job, target, (width, height), cache_dir)
-    notes = size_warnings(target)
-    if job.color is not None:
-        notes += judge_color(job.source, [tint_of(_rgb(still))], force=job.color.force)
-        still, changes = images.as_color(still)
-        notes += changes
-    return StillPlan(job, still, destination, target, engine, color, tuple(notes))
-
-
-def _still_stages(plan: StillPlan) -> list[Stage]:
-    stages: list[Stage] = []
-    if plan.color is not None:
-        stages.append(open_colorizer(plan.color, Matrix.RGB))
-    if plan.job.size is not None:
-        stages += open_stages(plan.engine, plan.target)
-    return stages
-
-
-def _run_still(plan: StillPlan, stages: list[Stage]) -> Result:
-    began = time.perf_counter()
-    torch.set_num_threads(plan.engine.threads * plan.engine.workers)
-    still = plan.still
-    rgb = _process(stages, _rgb(still).to(plan.engine.device), still.rgb.dtype)
-    alpha = None
-    if still.alpha is not None:
-        mask = torch.from_numpy(still.alpha)[None, None].float()
-        mask = F.interpolate(mask, size=rgb.shape[:2], mode="bicubic", antialias=True)[0, 0]
-        alpha = _codes(mask / float(np.iinfo(still.alpha.dtype).max), still.alpha.dtype)
-    lost = images.write(plan.destination, replace(still, rgb=rgb, alpha=alpha))
-    notes = (*plan.notes, *(f"{what} is lost in this format" for what in lost))
-    fallbacks = _fallbacks(stages)
-    return Result(
-        destination=plan.destination,
-        width=plan.target.width,
-        height=plan.target.height,
-        frames_in=1,
-        frames_out=1,
-        seconds=time.perf_counter() - began,
-        bytes=plan.destination.stat().st_size,
-        retiled=fallbacks.retiled,
-        recomputed=fallbacks.recomputed,
-        notes=notes,
-    )
-
-
-def _rgb(still: images.Still) -> Tensor:
-    """(1,3,H,W) in [0,1]."""
-    full = float(np.iinfo(still.rgb.dtype).max)
-    return torch.from_numpy(still.rgb).permute(2, 0, 1)[None].float().div_(full)
-
-
-@torch.inference_mode()
-def _process(
-    stages: list[Stage], rgb: Tensor, dtype: np.dtype[np.uint8 | np.uint16]
-) -> images.Samples:
-    """A picture through the stages: codes (H,W,3)."""
-    for stage in stages:
-        processed = stage(rgb)
-        bad = stage.faulty is not None and bool(stage.faulty.any())
-        rgb = stage.redo(rgb) if bad else processed
-    return _codes(rgb[0].permute(1, 2, 0), dtype)
-
-
-def _codes(values: Tensor, dtype: np.dtype[np.uint8 | np.uint16]) -> images.Samples:
-    """[0,1] -> codes: clipped, then rounded once."""
-    full = float(np.iinfo(dtype).max)
-    codes = values.float().clamp(0, 1).mul(full).round_().cpu().numpy()
-    return np.ascontiguousarray(codes.astype(dtype))

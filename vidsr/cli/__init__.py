@@ -32,8 +32,7 @@ from vidsr.engines.memory import keep_freed_memory
 from vidsr.errors import RequestError
 
 if TYPE_CHECKING:
-    from vidsr.job import Job
-    from vidsr.planning import ColorRequest
+    from vidsr.request import ColorRequest, Job
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -105,10 +104,9 @@ def upscale(
 ) -> None:
     """Enlarge a video or a picture; sound, subtitles and every frame come along."""
     with reporting(as_json):
-        from vidsr.job import Job
         from vidsr.media.encoders import EncoderRequest
         from vidsr.media.reader import Trim
-        from vidsr.planning import ColorRequest, EngineRequest, SizeRequest
+        from vidsr.request import ColorRequest, EngineRequest, Job, SizeRequest
 
         color = _color_request(color_model, saturation, strength, stability, reference, force)
         if color is not None and not colored:
@@ -162,10 +160,9 @@ def colorize(
     lightness; it does not know what is what, so take a picture of the same kind of scene.
     """
     with reporting(as_json):
-        from vidsr.job import Job
         from vidsr.media.encoders import EncoderRequest
         from vidsr.media.reader import Trim
-        from vidsr.planning import ColorRequest, EngineRequest
+        from vidsr.request import ColorRequest, EngineRequest, Job
 
         color = _color_request(model, saturation, strength, stability, reference, force)
         job = Job(
@@ -192,7 +189,7 @@ def _color_request(
 ) -> ColorRequest | None:
     """What the words ask for; None if there are none."""
     from vidsr.coloring import Look
-    from vidsr.planning import ColorRequest
+    from vidsr.request import ColorRequest
 
     numbers = {"saturation": saturation, "strength": strength, "stability": stability}
     given = {name: number for name, number in numbers.items() if number is not None}
@@ -217,7 +214,8 @@ def _run(job: Job, *, dry_run: bool, as_json: bool, quiet: bool) -> None:
 def info(source: words.Source, as_json: words.Json = False) -> None:
     """Show what is inside a file and what upscaling would do with it."""
     with reporting(as_json):
-        from vidsr.job import Job, plan
+        from vidsr.job import plan
+        from vidsr.request import Job
 
         print_plan(plan(Job(source=source, overwrite=True), cache_dir=_cache_dir()), as_json)
 
@@ -263,10 +261,10 @@ def demo(
     """Draw a short cartoon with sound, enlarge it, and show one frame before and after."""
     with reporting(as_json=False):
         from vidsr.evaluation.compare import before_after
-        from vidsr.job import Job, plan, run
+        from vidsr.job import plan, run
         from vidsr.media.demo import draw_demo_clip
         from vidsr.media.snapshot import frame_at
-        from vidsr.planning import SizeRequest
+        from vidsr.request import Job, SizeRequest
 
         clip, larger = folder / "demo.mp4", folder / f"demo-x{scale}.mp4"
         job = Job(clip, larger, SizeRequest(scale=scale), overwrite=True)

@@ -20,9 +20,11 @@ from vidsr.errors import Interrupted, VidsrError
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-    from vidsr.job import Plan, Progress, Result, StillPlan
+    from vidsr.events import Progress, Result
+    from vidsr.job import Plan
     from vidsr.media.probe import VideoInfo
-    from vidsr.planning import ColorPlan
+    from vidsr.networks import ColorPlan
+    from vidsr.still import StillPlan
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -54,7 +56,7 @@ def _fail(error: VidsrError, as_json: bool) -> NoReturn:
 
 def draw(planned: Plan | StillPlan, events: Iterator[Progress | Result]) -> None:
     """A bar while the job runs, then what was written, by which model, and what was lost."""
-    from vidsr.job import Progress
+    from vidsr.events import Progress
 
     engine = planned.engine
     with bar(f"{engine.card.name} on {engine.device} ({engine.precision})") as progress:
@@ -120,7 +122,7 @@ def draw_nothing(planned: Plan | StillPlan, events: Iterator[Progress | Result])
 
 def print_plan(planned: Plan | StillPlan, as_json: bool) -> None:
     """What would happen: a fact a line, or one JSON object."""
-    from vidsr.job import StillPlan
+    from vidsr.still import StillPlan
 
     facts = _still_facts(planned) if isinstance(planned, StillPlan) else _video_facts(planned)
     if as_json:

@@ -39,6 +39,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from vidsr.errors import MediaError
@@ -47,7 +48,10 @@ from vidsr.frame import ColorSpec, Matrix, PixelLayout, Range, Siting
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
     from torch import Tensor
+
+    Codes = NDArray[np.uint8 | np.uint16]
 
 # (KR, KB) of H.273 table 4; KG is what is missing to one.
 _LUMA_WEIGHTS = {
@@ -313,3 +317,16 @@ def _down(picture: Tensor, dim: int, *, phase: float) -> Tensor:
 def _add(total: Tensor, sample: Tensor, weight: float) -> None:
     if weight != 0.0:
         total.add_(sample, alpha=weight)
+
+
+def rgb_of_codes(codes: Codes) -> Tensor:
+    """Codes (H,W,3) of a still -> (1,3,H,W) in [0,1]."""
+    full = float(np.iinfo(codes.dtype).max)
+    return torch.from_numpy(codes).permute(2, 0, 1)[None].float().div_(full)
+
+
+def codes_of(values: Tensor, dtype: np.dtype[np.uint8 | np.uint16]) -> Codes:
+    """Values in [0,1] of any shape -> codes: clipped, then rounded once."""
+    full = float(np.iinfo(dtype).max)
+    codes = values.float().clamp(0, 1).mul(full).round_().cpu().numpy()
+    return np.ascontiguousarray(codes.astype(dtype))

@@ -28,8 +28,8 @@ class Crops:
     """Random crops of decoded pictures; the same generator state gives the same batches.
 
     "clean": the low-res crop is the antialiased bicubic reduction, as in the benchmarks. "mixed":
-    half of a batch is clean but reduced by a random kernel, half is cut from mildly damaged
-    low-res pictures (`degrade`), which are made when first drawn and then kept.
+    a share of each batch is cut from mildly damaged low-res pictures (`degrade`), which are made
+    when first drawn and then kept; the rest is clean but reduced by a random kernel.
     """
 
     pictures: list[Tensor]  # each (3,H,W) uint8 on one device; H, W divide by 2 * scale
@@ -38,6 +38,7 @@ class Crops:
     batch: int
     degradation: Degradation = "clean"
     seed: int = 0  # of the damage
+    damaged_share: float = 0.5  # of a mixed batch
     _damaged: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -49,10 +50,10 @@ class Crops:
         if self.degradation == "clean":
             high_res = self._stack([self._crop(dice) for _ in range(self.batch)])
             return shrink(high_res, self.scale), high_res
-        half = self.batch // 2
-        clean = self._stack([self._crop(dice) for _ in range(self.batch - half)])
+        damaged = min(self.batch - 1, int(self.batch * self.damaged_share))
+        clean = self._stack([self._crop(dice) for _ in range(self.batch - damaged)])
         reduced = rounded(reduce(clean, (self.patch, self.patch), dice.kernel()))
-        pairs = [self._damaged_pair(dice) for _ in range(half)]
+        pairs = [self._damaged_pair(dice) for _ in range(damaged)]
         low_res = torch.cat([reduced, *(self._stack([low]) for low, _ in pairs)])
         return low_res, torch.cat([clean, *(self._stack([high]) for _, high in pairs)])
 

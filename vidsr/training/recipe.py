@@ -40,6 +40,7 @@ class UpscaleRecipe:
     channels: int = 32
     blocks: int = 8
     degradation: Degradation = "mixed"
+    damaged_share: float = 0.5  # of a mixed batch; the rest is clean
     minutes: float | None = None  # scales the schedule to a budget, by the measured rate
     steps: int | None = None  # or the length of the schedule in iterations
     batch: int = 16
@@ -70,8 +71,12 @@ class UpscaleRecipe:
         if not 0 <= self.ema < 1:
             raise RequestError(f"ema {self.ema} is no decay; it lies in [0, 1)")
         self._check_start()
+        if not 0 < self.damaged_share < 1:
+            raise RequestError(
+                f"damaged_share {self.damaged_share} is no share of a batch, in (0, 1)"
+            )
         if self.degradation == "mixed" and self.batch < 2:
-            raise RequestError("a mixed batch is half clean, half damaged: --batch 2 or more")
+            raise RequestError("a mixed batch holds clean and damaged crops: --batch 2 or more")
         check_positive(self, _POSITIVE)
 
     def _check_start(self) -> None:

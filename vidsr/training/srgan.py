@@ -205,7 +205,10 @@ def export(run: Run, recipe: UpscaleRecipe, measured: dict[str, float]) -> None:
     pictures = ", ".join("/".join(folder.parts[-2:]) for folder in recipe.data)
     damage = {
         "clean": "antialiased bicubic low-res, 8 bit",
-        "mixed": "low-res half clean (four kernels), half mildly blurred, noisy and compressed",
+        "mixed": (
+            f"low-res {1 - recipe.damaged_share:.0%} clean (four kernels), "
+            f"{recipe.damaged_share:.0%} mildly blurred, noisy and compressed"
+        ),
     }
     share = f", of which {recipe.init_share:.0%} stayed" if recipe.init_share else ""
     origin = f"from {recipe.init}{share}; " if recipe.init else ""
@@ -252,7 +255,13 @@ def _crops(recipe: UpscaleRecipe, device: torch.device) -> Crops:
         device=str(device),
     )
     return Crops(
-        pictures, recipe.scale, recipe.patch, recipe.batch, recipe.degradation, recipe.seed
+        pictures,
+        recipe.scale,
+        recipe.patch,
+        recipe.batch,
+        recipe.degradation,
+        recipe.seed,
+        recipe.damaged_share,
     )
 
 

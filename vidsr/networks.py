@@ -1,0 +1,371 @@
+"""The networks of a plan: which ones, how they will be run, and made ready."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+
+from vidsr.coloring import WORKING_SIDE, Colorize, Look, Reference
+from vidsr.engines.precision import DTYPES, Precision, fastest_precision
+from vidsr.engines.torch_engine import TorchEngine, open_device
+from vidsr.errors import ModelError, RequestError
+from vidsr.frame import Matrix
+from vidsr.media import images
+from vidsr.media.color import luma_weights, rgb_of_codes
+from vidsr.models.card import ModelCard, shipped_cards
+from vidsr.models.load import Network, Weights, check, find_twin, load, load_mixed, resolve
+from vidsr.motion import opencv
+from vidsr.planning import Target
+from vidsr.request import ColorRequest, EngineRequest, Job
+from vidsr.stages import (
+    SMALLEST_KEPT,
+    Counters,
+    Resize,
+    Stage,
+    Upscale,
+    bytes_per_pixel,
+    choose_tile,
+)
+
+FAMILIES = {  # the way out that each offers to whoever got another by default
+    "photo": "for better film and photographs",
+    "anime": "for better drawings",
+    "fast": "for speed",
+}
+COLORIZER = "colorize"  # the model that colors if none is named
+COLOR_PIXEL_BYTES = 3200  # per pixel of what the colorizer sees: 169 colors and 32 wide features
+MOST_WORKERS = 8  # each holds a frame and a network; beyond this, workers get more threads
+
+
+@dataclass(frozen=True)
+class EnginePlan:
+    """The network and how it will be run; all of it is fixed before the first frame."""
+
+    weights: Weights
+    why: str  # a default family's reason and alternatives; "" if the model was named
+    device: str
+    precision: Precision
+    tile: int
+    batch: int
+    overlap: int
+    threads: int  # of each worker
+    workers: int  # frames that are computed at once; see Note [Two slots]
+    memory_bytes: int  # estimate of what the engine takes
+
+    @property
+    def card(self) -> ModelCard:
+        """Of the network."""
+        return self.weights.card
+
+
+@dataclass(frozen=True)
+class ColorPlan:
+    """The network that colors and how it is used."""
+
+    engine: EnginePlan
+    look: Look
+    reference: Path | None
+
+
+def plan_networks(
+    job: Job, target: Target, size: tuple[int, int], cache_dir: Path | None
+) -> tuple[EnginePlan, ColorPlan | None]:
+    """What enlarges (else what colors) pictures of `size` (width, height), and what colors."""
+    color = None if job.color is None else plan_color(job.color, job.engine)
+    if job.size is None and color is not None:
+        return color.engine, color
+    return plan_engine(job.engine, target.factor, size, cache_dir=cache_dir), color
+
+
+def plan_engine(
+    request: EngineRequest,
+    factor: Fraction,
+    size: tuple[int, int],
+    *,
+    cache_dir: Path | None,
+) -> EnginePlan:
+    """How the network will run on a picture of `size` (width, height).
+
+    Raises:
+        ModelError: unknown model, weights that are not those of the card, or a twin that does not
+            fit.
+        DeviceError: no such device.
+        RequestError: no member reaches the factor, the tile is too small for this network, or a
+            fidelity is asked for and there is nothing to mix.
+    """
+    device = open_device(request.device)
+    model, why = request.model, ""
+    if model is None:
+        model, why = default_family(device.type, shipped_cards(), factor)
+    weights = choose_weights(model, factor, request.fidelity)
+    check(weights)
+    precision = request.precision
+    if precision == "auto":
+        precision = fastest_precision(device, cache_dir=cache_dir) if weights.half else "fp32"
+    _check_tile(request, weights.card, size)
+    tile, batch = _choose_tile(weights.card, precision, device, request.overlap, size)
+    if request.tile is not None:
+        tile, batch = min(request.tile, max(size)), 1
+    engine_bytes = _tile_bytes(weights.card, precision, tile, size) * batch
+    cores = request.threads or usable_cores()
+    affordable = int(free_memory(device) * 0.6) // engine_bytes
+    workers = max(1, min(cores, MOST_WORKERS, affordable)) if device.type == "cpu" else 1
+    return EnginePlan(
+        weights=weights,
+        why=why,
+        device=str(device),
+        precision=precision,
+        tile=tile,
+        batch=batch,
+        overlap=request.overlap,
+        threads=max(1, cores // workers),
+        workers=workers,
+        memory_bytes=engine_bytes * workers,
+    )
+
+
+def default_family(
+    device_type: str, cards: Sequence[ModelCard], factor: Fraction
+) -> tuple[str, str]:
+    """The family for a device when none is named, and why, with the other families.
+
+    Args:
+        device_type: "cpu", "cuda" or "mps".
+        cards: of all models that ship.
+        factor: the enlargement that is needed.
+    """
+    reaching = {card.family for card in cards if card.scale >= factor}
+    family = "photo" if device_type != "cpu" and "photo" in reaching else "fast"
+    others = ", ".join(
+        f"--model {name} {what}"
+        for name, what in FAMILIES.items()
+        if name in reaching and name != family
+    )
+    where = "a processor" if device_type == "cpu" else "a GPU"
+    return family, f"the default on {where}{', ' if others else ''}{others}"
+
+
+def choose_weights(model: str, factor: Fraction, fidelity: float | None) -> Weights:
+    """The member of `choose_model`, its perceptual twin, and the share of each.
+
+    Args:
+        model: a family, a member, or a checkpoint.
+        factor: the enlargement that is needed.
+        fidelity: the share that was asked for, or None for the card's.
+
+    Raises:
+        ModelError: as `choose_model`, or the card mixes with a twin that is missing.
+        RequestError: as `choose_model`, or a fidelity is asked for and there is no twin.
+    """
+    card, path = choose_model(model, factor)
+    twin = find_twin(path)
+    if fidelity is not None and twin is None:
+        raise RequestError(
+            f"--fidelity {fidelity:g}: {card.name} has no perceptual weights to mix with; leave "
+            "--fidelity out, or name another --model"
+        )
+    share = card.fidelity if fidelity is None else fidelity
+    if share < 1 and twin is None:
+        raise ModelError(
+            f"{path}: its card mixes it with perceptual weights, which are missing; reinstall "
+            "vidsr or fetch them again"
+        )
+    return Weights(card, path, twin, share)
+
+
+def choose_model(model: str, factor: Fraction) -> tuple[ModelCard, Path]:
+    """The card and file of the smallest member of a family that reaches `factor`.
+
+    Args:
+        model: a family ("fast"), a member ("fast-x4"), or a checkpoint.
+        factor: the enlargement that is needed; what the network gives beyond it is reduced again.
+
+    Raises:
+        ModelError: unknown name, or a file that is no checkpoint.
+        RequestError: no member reaches the factor, or it is not for enlarging.
+    """
+    members = [resolve(card.name) for card in family_of(model)] or [resolve(model)]
+    for card, path in members:
+        if card.task != "upscale":
+            raise RequestError(
+                f"model {card.name} colors and does not enlarge; name another --model (`vidsr "
+                "models` lists them), or use `vidsr colorize`"
+            )
+        if card.scale >= factor:
+            return card, path
+    most = members[-1][0]
+    raise RequestError(
+        f"model {most.name} enlarges {most.scale} times at most, {float(factor):g} is asked for; "
+        f"ask for --scale {most.scale} or less, or name another --model"
+    )
+
+
+def family_of(name: str) -> list[ModelCard]:
+    """The shipped members of a family, the smallest scale first; none if `name` is no family."""
+    members = [card for card in shipped_cards() if card.family == name]
+    return sorted(members, key=lambda card: card.scale)
+
+
+def plan_color(request: ColorRequest, engine: EngineRequest) -> ColorPlan:
+    """Which network will color, and how it will run: in fp32, one frame after the other.
+
+    Raises:
+        ModelError: no such model, none that colors, or weights that are not those of the card.
+        DeviceError: no such device.
+        RequestError: a model that enlarges, no such reference, or OpenCV is missing.
+    """
+    if request.reference is not None and not request.reference.is_file():
+        raise RequestError(f"--reference {request.reference}: no such picture")
+    device = open_device(engine.device)
+    weights = choose_colorizer(request.model)
+    check(weights)
+    if request.look.stability:
+        opencv()  # last: whoever lacks a model need not install it
+    plan = EnginePlan(
+        weights=weights,
+        why="",
+        device=str(device),
+        precision="fp32",
+        tile=WORKING_SIDE,
+        batch=1,
+        overlap=0,
+        threads=engine.threads or usable_cores(),
+        workers=1,
+        memory_bytes=2 * WORKING_SIDE**2 * COLOR_PIXEL_BYTES,
+    )
+    return ColorPlan(plan, request.look, request.reference)
+
+
+def choose_colorizer(model: str | None) -> Weights:
+    """The weights that color.
+
+    Raises:
+        ModelError: unknown name, a file that is no checkpoint, or none is named and none ships.
+        RequestError: a model that enlarges.
+    """
+    shipped = [card.name for card in shipped_cards() if card.task == "colorize"]
+    if model is None:
+        if not shipped:
+            raise ModelError(
+                "no model that colors is installed yet; train one (`vidsr train colorize`) and "
+                "name its file with --model"
+            )
+        model = COLORIZER if COLORIZER in shipped else shipped[0]
+    card, path = resolve(model)
+    if card.task != "colorize":
+        others = f"these do: {', '.join(shipped)}" if shipped else "none that is installed does"
+        raise RequestError(f"model {card.name} enlarges and does not color; {others}")
+    return Weights(card, path)
+
+
+def fit_tile(engine: EnginePlan, size: tuple[int, int]) -> EnginePlan:
+    """The same engine for single pictures of another size (width, height)."""
+    card, precision, device = engine.card, engine.precision, torch.device(engine.device)
+    tile, batch = _choose_tile(card, precision, device, engine.overlap, size)
+    memory = _tile_bytes(card, precision, tile, size) * batch
+    return replace(engine, tile=tile, batch=batch, workers=1, memory_bytes=memory)
+
+
+def _check_tile(request: EngineRequest, card: ModelCard, size: tuple[int, int]) -> None:
+    least = 2 * card.halo + request.overlap + SMALLEST_KEPT
+    if request.tile is not None and request.tile < min(least, max(size)):
+        raise RequestError(
+            f"--tile {request.tile} is too small: {card.name} needs {card.halo} pixels of context "
+            f"a side and --overlap is {request.overlap}; {least} is the least"
+        )
+
+
+def _choose_tile(
+    card: ModelCard,
+    precision: Precision,
+    device: torch.device,
+    overlap: int,
+    size: tuple[int, int],
+) -> tuple[int, int]:
+    width, height = size
+    return choose_tile(
+        height,
+        width,
+        margin=2 * card.halo + overlap,
+        pixel_bytes=_pixel_bytes(card, precision),
+        memory_bytes=int(free_memory(device) * 0.6),
+        device_type=device.type,
+    )
+
+
+def _tile_bytes(card: ModelCard, precision: Precision, tile: int, size: tuple[int, int]) -> int:
+    """What the network takes for a tile of a picture, which may be smaller than the tile."""
+    return min(tile, size[0]) * min(tile, size[1]) * _pixel_bytes(card, precision)
+
+
+def _pixel_bytes(card: ModelCard, precision: Precision) -> int:
+    channels = card.sizes.get("channels", 64)
+    at_the_end = 3 if card.network == "compact" else channels
+    itemsize = DTYPES[precision].itemsize
+    return bytes_per_pixel(channels, card.scale, itemsize, output_channels=at_the_end)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on the device now."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (ValueError, OSError, AttributeError):
+        return 4 << 30  # systems that do not tell: assume little
+
+
+def open_stages(engine: EnginePlan, target: Target, network: Network | None = None) -> list[Stage]:
+    """The network of a plan, ready on its device, and the reduction to an exact size if needed.
+
+    Args:
+        engine: how the network is run.
+        target: the size that comes out.
+        network: of `engine.weights`, by whoever has loaded it before; it is copied.
+    """
+    upscale = Upscale(
+        TorchEngine(
+            network or load_mixed(engine.weights),
+            scale=engine.card.scale,
+            device=open_device(engine.device),
+            precision=engine.precision,
+            tile=(engine.tile, engine.tile),
+            batch=engine.batch,
+        ),
+        halo=engine.card.halo,
+        overlap=engine.overlap,
+        tile=engine.tile,
+        batch=engine.batch,
+    )
+    exact = target.factor == engine.card.scale and not target.square_pixels
+    return [upscale] if exact else [upscale, Resize(target.height, target.width)]
+
+
+def open_colorizer(color: ColorPlan, matrix: Matrix) -> Colorize:
+    """The colorizer of a plan, ready on its device, for pictures of a matrix."""
+    device = open_device(color.engine.device)
+    network = load(color.engine.card, color.engine.weights.path)
+    ready = network.to(device=device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    reference = None
+    if color.reference is not None:
+        reference = Reference(rgb_of_codes(images.read(color.reference).rgb).to(device))
+    return Colorize(ready, look=color.look, reference=reference, luma_weights=luma_weights(matrix))
+
+
+def fallbacks(stages: list[Stage]) -> Counters:
+    """What the stages counted, together."""
+    counters = [stage.counters for stage in stages if isinstance(stage, Upscale)]
+    return Counters(sum(one.retiled for one in counters), sum(one.recomputed for one in counters))
