@@ -32,9 +32,32 @@ def test_a_deeper_srgan_computes_what_the_shallow_one_did():
     torch.testing.assert_close(larger(picture), small(picture), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_an_srgan_generator_can_begin_as_a_compact(scale):
+    small = Compact(CompactOptions(scale=scale, channels=8, blocks=3))
+    for slope in (part.weight for part in small.body if isinstance(part, torch.nn.PReLU)):
+        torch.nn.init.uniform_(slope)
+    larger = grow(small, SRGANGenerator(SRGANOptions(scale=scale, channels=20, blocks=5)))
+    picture = torch.rand(1, 3, 9, 11)
+    # Sums of another order: a few units in the last place.
+    torch.testing.assert_close(larger(picture), small(picture), atol=1e-5, rtol=0)
+
+
+def test_what_a_compact_leaves_unused_in_an_srgan_generator_learns():
+    small = Compact(CompactOptions(scale=4, channels=4, blocks=1))
+    larger = grow(small, SRGANGenerator(SRGANOptions(scale=4, channels=16, blocks=3)))
+    optimizer = torch.optim.SGD(larger.parameters(), lr=0.1)
+    for _ in range(6):  # each step wakes the layer before the one that it reached last
+        optimizer.zero_grad()
+        larger(torch.rand(2, 3, 8, 8)).sub(0.5).square().mean().backward()
+        optimizer.step()
+    assert all(weight.grad.abs().sum() > 0 for weight in larger.parameters() if weight.ndim == 4)
+
+
 @pytest.mark.parametrize(
     "larger",
     [
+        SRGANGenerator(SRGANOptions(scale=3, channels=7, blocks=4)),
         Compact(CompactOptions(scale=2, channels=4, blocks=2)),
         Compact(CompactOptions(scale=3, channels=3, blocks=2)),
         Compact(CompactOptions(scale=3, channels=4, blocks=1)),

@@ -6,19 +6,21 @@ weights but nobody listens to them yet; new layers start as the identity.
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 from torch import Tensor, nn
 
 from vidsr.errors import ModelError
 from vidsr.models.compact import Compact
-from vidsr.models.srgan import ResidualBlock, SRGANGenerator
+from vidsr.models.srgan import ResidualBlock, SRGANGenerator, upsampling_factors
 
 
 def grow(trained: nn.Module, larger: nn.Module) -> nn.Module:
     """`larger`, its fresh weights replaced so that it computes what `trained` does.
 
-    Networks of equal sizes are copied. A Compact may become wider and deeper, an SRGAN generator
-    deeper.
+    Networks of equal sizes are copied. A Compact may become wider and deeper, or an SRGAN generator
+    of twice its width and more blocks than it has layers; an SRGAN generator may become deeper.
 
     Raises:
         ModelError: another kind of network, another scale, or a smaller one.
@@ -33,9 +35,14 @@ def grow(trained: nn.Module, larger: nn.Module) -> nn.Module:
         same = (deeper.channels, deeper.scale) == (shallower.channels, shallower.scale)
         if same and deeper.blocks >= shallower.blocks:
             return _grow_srgan(trained, larger)
+    if isinstance(trained, Compact) and isinstance(larger, SRGANGenerator):
+        chain, residual = trained.options, larger.options
+        fits = residual.channels >= 2 * chain.channels and residual.channels >= chain.channels + 12
+        if fits and residual.blocks > chain.blocks and residual.scale == chain.scale:
+            return _embed(trained, larger)
     raise ModelError(
         f"a training of {_words(larger)} cannot start from {_words(trained)}; it must be of the "
-        "same kind and scale, and no larger"
+        "same scale, and of the same kind and no larger, or a Compact of half the width at most"
     )
 
 
@@ -85,3 +92,96 @@ def _grow_srgan(trained: SRGANGenerator, larger: SRGANGenerator) -> SRGANGenerat
         block.conv2.weight.zero_()
         _bias(block.conv2).zero_()
     return larger
+
+
+@torch.no_grad()
+def _embed(chain: Compact, larger: SRGANGenerator) -> SRGANGenerator:
+    """Let a residual network compute a plain chain of layers.
+
+    The picture itself travels in the first three channels, the chain's features in those after it;
+    the others start at random, and nobody listens to them yet.
+    """
+    features = slice(3, 3 + chain.options.channels)
+    layers = [part for part in chain.body if isinstance(part, nn.Conv2d)]
+    slopes = [part.weight for part in chain.body if isinstance(part, nn.PReLU)]
+    blocks = [part for part in larger.trunk if isinstance(part, ResidualBlock)]
+    for number, block in enumerate(blocks):
+        if number < len(slopes):
+            source = features if number else slice(3)
+            _compute_layer(block, layers[number], slopes[number], source, features)
+        else:
+            block.conv2.weight.zero_()
+            _bias(block.conv2).zero_()
+    head, head_slope = _layer_and_slope(larger.head)
+    _pass_on(head, head_slope, slice(3))
+    head.weight[features], _bias(head)[features] = 0, 0
+    larger.fuse.weight[: features.stop], _bias(larger.fuse)[: features.stop] = 0, 0
+    nn.init.dirac_(larger.fuse.weight[features, features])
+    _enlarge(larger, layers[-1], features)
+    larger.tail.weight[:] = 0
+    nn.init.dirac_(larger.tail.weight[:, :3])
+    _bias(larger.tail).zero_()
+    return larger
+
+
+def _compute_layer(
+    block: ResidualBlock, layer: nn.Conv2d, slope: Tensor, source: slice, features: slice
+) -> None:
+    """Let a block replace its features f by PReLU(layer(f)).
+
+    Half of its inner channels compute that, and half pass f on to be taken off, through a PReLU of
+    slope 1, which does nothing. The first block of all finds no features to be taken off.
+    """
+    channels = len(slope)
+    inner, kept = slice(channels), slice(channels, 2 * channels)
+    block.conv1.weight[inner] = 0
+    block.conv1.weight[inner, source] = layer.weight
+    _bias(block.conv1)[inner] = _bias(layer)
+    block.act.weight[inner] = slope
+    block.conv2.weight[: features.stop], _bias(block.conv2)[: features.stop] = 0, 0
+    nn.init.dirac_(block.conv2.weight[features, inner])
+    if source == features:
+        block.conv1.weight[kept], _bias(block.conv1)[kept] = 0, 0
+        nn.init.dirac_(block.conv1.weight[kept, features])
+        block.act.weight[kept] = 1
+        nn.init.dirac_(block.conv2.weight[features, kept])
+        block.conv2.weight[features, kept] *= -1
+
+
+def _enlarge(larger: SRGANGenerator, last: nn.Conv2d, features: slice) -> None:
+    """Let the upsampling compute the chain's last layer, added to the nearest-neighbor picture.
+
+    The first step makes the finished pixels: those that the second step, if there is one, is to
+    put between them travel as colors of their own until then.
+    """
+    scale = larger.options.scale
+    first, *second = larger.upsample
+    factor = upsampling_factors(scale)[0]
+    rest = scale // factor
+    convolution, slope = _layer_and_slope(first)
+    for color, y, x in product(range(3), range(scale), range(scale)):
+        channel = (color * rest + y % rest) * rest + x % rest
+        row = (channel * factor + y // rest) * factor + x // rest
+        pixel = (color * scale + y) * scale + x
+        convolution.weight[row] = 0
+        convolution.weight[row, features] = last.weight[pixel]
+        convolution.weight[row, color, 1, 1] += 1
+        _bias(convolution)[row] = _bias(last)[pixel]
+        slope[channel] = 1
+    for step in second:
+        _pass_on(*_layer_and_slope(step), slice(3 * rest**2), outputs=3)
+
+
+def _pass_on(
+    layer: nn.Conv2d, slope: Tensor, channels: slice, *, outputs: int | None = None
+) -> None:
+    """Let a layer's first channels be the input's, unchanged; `outputs` of them have a slope."""
+    layer.weight[channels], _bias(layer)[channels] = 0, 0
+    nn.init.dirac_(layer.weight[channels, channels])
+    slope[: outputs or channels.stop] = 1
+
+
+def _layer_and_slope(parts: nn.Module) -> tuple[nn.Conv2d, Tensor]:
+    layers = [part for part in parts.children() if isinstance(part, nn.Conv2d)]
+    slopes = [part.weight for part in parts.children() if isinstance(part, nn.PReLU)]
+    return layers[0], slopes[0]
