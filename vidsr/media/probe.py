@@ -133,6 +133,21 @@ def probe(path: Path, *, video: int | None = None) -> VideoInfo:
         )
 
 
+def has_video(path: Path) -> bool:
+    """Whether a file's header names a video stream that is no cover; nothing is decoded.
+
+    Raises:
+        MediaError: missing, empty, or not media.
+    """
+    check_readable(path)
+    with translated(path, "reading"), open_input(path) as container:
+        pictures = any(not _is_cover(stream) for stream in container.streams.video)
+        return pictures and container.format.name not in _TEXT
+
+
+_TEXT = {"tty", "bin", "xbin", "adf", "idf"}  # FFmpeg draws text as video
+
+
 def check_readable(path: Path) -> None:
     """Refuse what is no file before FFmpeg is asked.
 
