@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vidsr.batch.executor import Executor, LocalExecutor, Planned, Task
-from vidsr.batch.listing import Entry, Folder, Listing, list_folder, list_inputs
+from vidsr.batch.listing import Entry, Folder, Listing, list_folder, list_inputs, stands_for_others
 from vidsr.batch.outcome import Outcome, Summary
 from vidsr.batch.record import Record, asked_of, done_of
 from vidsr.errors import RequestError, VidsrError
@@ -40,6 +40,7 @@ __all__ = [
     "Told",
     "preview",
     "run",
+    "stands_for_others",
 ]
 
 
@@ -85,7 +86,9 @@ def preview(request: BatchRequest) -> Summary:
     _check_output(request.output)
     _check_networks(request.job)
     work = _Work(request, Record(request.output))
-    waiting = (Outcome(entry.source, "waiting", work.again(entry)) for entry in work.waiting)
+    waiting = (
+        Outcome(entry.source, "waiting", work.again.get(entry.source, "")) for entry in work.waiting
+    )
     return Summary((*waiting, *work.settled), time.perf_counter() - began)
 
 
@@ -131,10 +134,11 @@ class _Work:
 
     def __init__(self, request: BatchRequest, record: Record) -> None:
         self.request, self.record = request, record
-        self.asked = asked_of(request.job)
-        self.weights = _weights_there_are(request.job)
+        asked, weights = asked_of(request.job), _weights_there_are(request.job)
         listing = _list(request)
-        done = {e.source for e in listing.entries if record.of(e) and not self.again(e)}
+        before = [entry for entry in listing.entries if record.of(entry)]
+        self.again = {e.source: record.why_again(e, asked, weights) for e in before}
+        done = {source for source, why in self.again.items() if not why}
         refused = _refused(request, record, listing.entries, done)
         self.waiting = [e for e in listing.entries if e.source not in done | refused.keys()]
         self.settled = [
@@ -143,12 +147,6 @@ class _Work:
             *(Outcome.of_failure(source, error) for source, error in refused.items()),
         ]
         self.begun: dict[int, Planned] = {}
-
-    def again(self, entry: Entry) -> str:
-        """Why a file is done again; "" if it never was, or need not be."""
-        if self.record.of(entry) is None:
-            return ""
-        return self.record.why_again(entry, self.asked, self.weights)
 
     def tasks(self) -> Iterator[Task]:
         """A task for each entry, numbered by its place; several at once share the threads."""
@@ -172,7 +170,7 @@ class _Work:
         if isinstance(telling, VidsrError):
             _remove_empty((output / entry.name).parent, output)
             return Outcome.of_failure(entry.source, telling)
-        again = self.again(entry)
+        again = self.again.get(entry.source, "")
         weights = list(self.begun[number].weights)
         self.record.add(done_of(entry, self.request.job, weights, telling.destination, output))
         return Outcome(entry.source, "done", result=telling, again=again)

@@ -23,7 +23,7 @@ _VIDEO_SUFFIXES = frozenset(MUXERS) | {
     *(".avi", ".wmv", ".asf", ".mpg", ".mpeg", ".vob", ".ogv", ".mxf", ".divx", ".y4m"),
     *(".3g2", ".f4v", ".rm", ".rmvb", ".nut"),
 }
-GLOB_SIGNS = "*?["
+_GLOB_SIGNS = "*?["
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,11 @@ def list_folder(folder: Folder, output: Path) -> Listing:
 
 def _walk(folder: Folder, output: Path, listing: Listing) -> Iterator[Path]:
     """Every file, and into `listing` what is not entered."""
-    entered = {folder.path.resolve(), output}
+    entered = {_real(folder.path), output}
     waiting = deque([folder.path])
     while waiting:
         for path in _inside(waiting.popleft(), listing):
-            if path.resolve() == output:
+            if _real(path) == output:
                 continue
             if path.name.startswith("."):
                 listing.ignore(path, "hidden")
@@ -112,7 +112,7 @@ def _walk(folder: Folder, output: Path, listing: Listing) -> Iterator[Path]:
             elif why := _why_not_entered(path, folder, entered):
                 listing.ignore(path, why)
             else:
-                entered.add(path.resolve())
+                entered.add(_real(path))
                 waiting.append(path)
 
 
@@ -128,8 +128,12 @@ def _inside(folder: Path, listing: Listing) -> list[Path]:
 def _why_not_entered(path: Path, folder: Folder, entered: set[Path]) -> str:
     if not folder.recursive:
         return "a folder; --recursive enters it"
-    real = path.resolve()
+    real = _real(path)
     return f"a link to {real}, which is entered already" if real in entered else ""
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # unlike `resolve`, passes over a link to itself
 
 
 def _included(relative: Path, include: tuple[str, ...]) -> bool:
@@ -141,7 +145,7 @@ def _add(listing: Listing, path: Path, name: Path) -> None:
     try:
         facts = path.stat()
     except OSError as exc:
-        listing.ignore(path, f"a link to nothing ({exc.strerror})")
+        listing.ignore(path, f"a link that leads nowhere ({exc.strerror})")
         return
     if not stat.S_ISREG(facts.st_mode):  # opening a pipe would wait for ever
         listing.ignore(path, "no regular file")
@@ -173,9 +177,9 @@ def list_inputs(words: Iterable[Path]) -> Listing:
     """
     listing, seen = Listing(), set[Path]()
     for path, expanded in _expand(words):
-        if path.resolve() in seen:
+        if _real(path) in seen:
             continue
-        seen.add(path.resolve())
+        seen.add(_real(path))
         if expanded:
             _add(listing, path, Path(path.name))
         else:
@@ -191,16 +195,18 @@ def _expand(words: Iterable[Path]) -> Iterator[tuple[Path, bool]]:
         if word.exists():
             yield word, False
             continue
-        if not is_glob(word):
-            raise MediaError(f"{word}: no such file")
-        found = glob.glob(str(word), recursive=True)  # noqa: PTH207 - Path's takes none from /
-        matches = sorted(map(Path, found))
-        files = [match for match in matches if not match.is_dir()]
+        files = _matches(word)
         if not files:
-            raise MediaError(f"{word}: no file matches")
-        yield from ((match, True) for match in files)
+            is_glob = any(sign in str(word) for sign in _GLOB_SIGNS)
+            raise MediaError(f"{word}: no {'file matches' if is_glob else 'such file'}")
+        yield from ((path, True) for path in files)
 
 
-def is_glob(word: Path) -> bool:
-    """Whether a word stands for other names: it has a glob's signs and is no file itself."""
-    return any(sign in str(word) for sign in GLOB_SIGNS) and not word.exists()
+def stands_for_others(word: Path) -> bool:
+    """Whether a word is no file itself but a glob that matches some."""
+    return not word.exists() and bool(_matches(word))
+
+
+def _matches(word: Path) -> list[Path]:
+    found = glob.glob(str(word), recursive=True)  # noqa: PTH207 - Path's takes none from /
+    return sorted(path for path in map(Path, found) if not path.is_dir())

@@ -82,9 +82,11 @@ class Record:
             self._read(text)
             if text and not text.endswith("\n"):
                 file.write("\n")  # so that what follows is not read as one with the line cut short
-            yield
-            if not file.tell():
-                path.unlink(missing_ok=True)  # a batch that did nothing
+            try:
+                yield
+            finally:
+                if not file.tell():
+                    path.unlink(missing_ok=True)  # a batch that did nothing
 
     def _read(self, text: str) -> None:
         lines = (Done.read(line) for line in text.splitlines())
