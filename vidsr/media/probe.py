@@ -46,6 +46,7 @@ class StreamInfo:
     language: str | None
     title: str | None
     cover: bool  # a still picture attached to the file
+    disposition: int = 0  # FFmpeg's flags: default, forced, ...
 
     def __str__(self) -> str:
         """`stream 3 (subtitle, mov_text, eng)`."""
@@ -208,6 +209,7 @@ def _stream_info(stream: av.stream.Stream) -> StreamInfo:
         language=stream.language,
         title=stream.metadata.get("title"),
         cover=_is_cover(stream),
+        disposition=int(stream.disposition),
     )
 
 
