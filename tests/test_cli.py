@@ -31,6 +31,7 @@ COMMANDS = [
     ["colorize"],
     ["batch"],
     ["info"],
+    ["verify"],
     ["models"],
     ["demo"],
     ["train"],

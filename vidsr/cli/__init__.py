@@ -25,6 +25,7 @@ from vidsr.cli.screen import (
     draw_batch_json,
     draw_json,
     draw_nothing,
+    print_checks,
     print_json,
     print_plan,
     print_summary,
@@ -33,7 +34,7 @@ from vidsr.cli.screen import (
 )
 from vidsr.cli.train import data_app, train_app
 from vidsr.engines.memory import keep_freed_memory
-from vidsr.errors import RequestError
+from vidsr.errors import RequestError, VerificationError
 
 if TYPE_CHECKING:
     from vidsr.batch import BatchRequest
@@ -327,6 +328,37 @@ def info(source: words.Source, as_json: words.Json = False) -> None:
         from vidsr.request import Job
 
         print_plan(plan(Job(source=source, overwrite=True), cache_dir=_cache_dir()), as_json)
+
+
+@app.command()
+def verify(
+    source: words.Source,
+    written: Annotated[Path, typer.Argument(help="What was made of it.", metavar="OUTPUT")],
+    scale: Annotated[
+        int | None, typer.Option(help="By which it was enlarged; default: any size of its shape.")
+    ] = None,
+    as_json: words.Json = False,
+) -> None:
+    """Compare a finished file with its source; what differs for no known reason is an error.
+
+    Frames, every timestamp, durations, offset of sound, streams with their packets and tags, colour
+    tags, shape, rotation, chapters, attachments; of a picture its size, depth, profile and tags.
+    """
+    with reporting(as_json):
+        from vidsr.media import images
+        from vidsr.media.probe import probe
+        from vidsr.media.verify import compare, compare_stills
+        from vidsr.planning import not_holdable
+
+        if images.is_picture(source):
+            checks = compare_stills(source, written, scale=scale)
+        else:
+            dropped = not_holdable(probe(source), written)
+            checks = compare(source, written, dropped=dropped, scale=scale)
+        print_checks(checks, as_json)
+        failed = [check.what for check in checks if check.failed]
+        if failed:
+            raise VerificationError(f"{written} is not what {source} promises: {', '.join(failed)}")
 
 
 @app.command()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vidsr.events import Progress, Result
     from vidsr.job import Plan
     from vidsr.media.probe import VideoInfo
+    from vidsr.media.verify import Check
     from vidsr.networks import ColorPlan
     from vidsr.still import StillPlan
 
@@ -109,10 +110,7 @@ def _print_result(result: Result, model: str) -> None:
         soft_wrap=True,
     )
     console.print(f"model: {escape(model)}", soft_wrap=True)
-    notes = _notes(result)
-    console.print(f"dropped or changed:{'' if notes else ' nothing'}")
-    for note in notes:
-        console.print(f"  {escape(note)}", soft_wrap=True)
+    _print_ledger(_notes(result))
 
 
 def _notes(result: Result) -> list[str]:
@@ -399,6 +397,33 @@ def _model_words(planned: Plan | StillPlan) -> str:
         words.append(f"fidelity {share:g}{' (default)' if default else ''}")
     words += [f"colored by {planned.color.engine.card.name}"] if planned.color else []
     return "; ".join([*words, engine.why] if engine.why else words)
+
+
+def print_checks(checks: list[Check], as_json: bool) -> None:
+    """A table of what was compared, and then the ledger."""
+    from rich.table import Table
+
+    from vidsr.media.verify import ledger
+
+    notes = ledger(checks)
+    if as_json:
+        facts = [dataclasses.asdict(check) for check in checks]
+        equal = not any(check.failed for check in checks)
+        print_json({"event": "verify", "equal": equal, "checks": facts, "notes": notes})
+        return
+    table = Table("", "check", "source", "output", box=None)
+    for check in checks:
+        verdict = "same" if check.equal else "known" if check.reason else "DIFFERS"
+        cells = (verdict, check.what, check.source, check.written)
+        table.add_row(*(escape(printable(cell)) for cell in cells))
+    console.print(table)
+    _print_ledger(notes)
+
+
+def _print_ledger(notes: list[str]) -> None:
+    console.print(f"dropped or changed:{'' if notes else ' nothing'}")
+    for note in notes:
+        console.print(f"  {escape(printable(note))}", soft_wrap=True)
 
 
 def print_json(content: dict[str, Any]) -> None:

@@ -1,8 +1,9 @@
 """Is a written file what its source promised?
 
-`compare` reads both from the start, by another path through the code than reader and writer, and so
-it also sees what these lost. `check_written` is the part that costs next to nothing: the writer
-calls it on every file, before the rename, with what its own demux pass met.
+`compare` (of pictures `compare_stills`) reads both from the start, by another path through the code
+than reader and writer, and so it also sees what these lost. `check_written` is the part that costs
+next to nothing: the writer calls it on every file, before the rename, with what its own demux pass
+met.
 
 Note [The ledger]
 ~~~~~~~~~~~~~~~~~
@@ -25,6 +26,7 @@ import av
 import av.error
 
 from vidsr.errors import VerificationError
+from vidsr.media import images
 from vidsr.media.door import open_input, translated
 from vidsr.media.encoders import VideoFormat
 from vidsr.media.probe import StreamInfo, VideoInfo, probe
@@ -130,7 +132,7 @@ def check_written(file: Path, promise: Promise) -> list[str]:
         chapters=promise.chapters,
     )
     checks = [
-        Check("size", *_pair((video.width, video.height), (written.width, written.height))),
+        _check_size((video.width, video.height), (written.width, written.height)),
         *_compare_color(expected, written),
         *_compare_shape(expected, written),
         Check("chapters", *_pair(promise.chapters, written.chapters), _why(written, "chapters")),
@@ -167,16 +169,19 @@ def _compare_tags(old: StreamInfo, new: StreamInfo, written: VideoInfo, name: st
         "disposition": (_marks(old.disposition), _marks(marks)),
     }
     differing = {tag: pair for tag, pair in pairs.items() if pair[0] != pair[1]}
-    shown = [", ".join(str(pair[side] or "none") for pair in differing.values()) for side in (0, 1)]
-    excused = all(tag not in keeps or _has_no_code(tag, old, written) for tag in differing)
+    shown = [
+        ", ".join(f"{tag} {pair[side] or 'none'}" for tag, pair in differing.items())
+        for side in (0, 1)
+    ]
+    excused = all(tag not in keeps or _has_no_code(tag, old, new, written) for tag in differing)
     why = "this container has no place for it" if excused else ""
     return Check(f"{name} tags", shown[0] or "the same", shown[1] or "the same", not differing, why)
 
 
-def _has_no_code(tag: str, old: StreamInfo, written: VideoInfo) -> bool:
+def _has_no_code(tag: str, old: StreamInfo, new: StreamInfo, written: VideoInfo) -> bool:
     """Whether a container that keeps such tags cannot write this one."""
     if tag == "disposition":
-        return not old.disposition & _MATROSKA_MARKS
+        return not (old.disposition ^ new.disposition) & _MATROSKA_MARKS
     if tag != "language" or written.container == "matroska,webm":
         return False
     # mp4 has three letters, MPEG-TS has languages for sound and subtitles only.
@@ -203,6 +208,58 @@ def _compare_span(name: str, given: Span, found: Span, delay: Fraction) -> Check
 
 def _shift(given: Span, found: Span) -> Fraction:
     return (found.start or Fraction(0)) - (given.start or Fraction(0))
+
+
+def compare_stills(source: Path, written: Path, *, scale: int | None = None) -> list[Check]:
+    """Compare a finished picture with its source; both are turned upright first.
+
+    Args:
+        source: a picture.
+        written: what was made of it.
+        scale: as in `compare`.
+
+    Raises:
+        MediaError: one of the two cannot be read.
+    """
+    old, new = images.read(source), images.read(written)
+    lost = (
+        images.check_kept(written, replace(old, alpha=None)) if images.is_picture(written) else ()
+    )
+    colored = "it was colored" if old.gray and not new.gray else ""
+
+    def why(name: str) -> str:
+        return "this format has no place for it" if name in lost else ""
+
+    return [
+        _compare_sides(old.rgb.shape, new.rgb.shape, scale),
+        Check("bits", *_pair(old.depth, new.depth), why("16 bits")),
+        Check("greyscale", *_pair(old.gray, new.gray), why("greyscale") or colored),
+        Check("alpha", *_pair(old.alpha is not None, new.alpha is not None)),
+        Check(
+            "ICC profile", *_same(old.icc_profile, new.icc_profile), why("ICC profile") or colored
+        ),
+        Check("EXIF", *_same(old.exif, new.exif), why("EXIF")),
+        Check("resolution", *_pair(_rounded(old.dpi), _rounded(new.dpi)), why("resolution")),
+        Check("text", *_pair(sorted(old.text.items()), sorted(new.text.items())), why("text")),
+    ]
+
+
+def _compare_sides(old: tuple[int, ...], new: tuple[int, ...], scale: int | None) -> Check:
+    """Of arrays (H,W,3)."""
+    if scale is not None:
+        return _check_size((scale * old[1], scale * old[0]), (new[1], new[0]))
+    same = abs(Fraction(old[1], old[0]) - Fraction(new[1], new[0])) * new[0] <= 2
+    return Check("shape", f"{old[1]}x{old[0]}", f"{new[1]}x{new[0]}", same)
+
+
+def _same(old: bytes | None, new: bytes | None) -> tuple[str, str, bool]:
+    words = [f"{len(data)} bytes" if data else "none" for data in (old, new)]
+    return words[0], words[1], old == new
+
+
+def _rounded(dpi: tuple[float, float] | None) -> list[int] | None:
+    """PNG counts pixels per meter."""
+    return None if dpi is None else [round(side) for side in dpi]
 
 
 @dataclass
@@ -260,7 +317,7 @@ def compare(
         *_compare_color(old.info, new.info),
         *_compare_shape(old.info, new.info),
         Check("interlaced", *_pair(old.info.interlaced, new.info.interlaced)),
-        Check("chapters", *_pair(old.chapters, new.chapters), _why(new.info, "chapters")),
+        _compare_chapters(old, new),
         *_compare_tracks(old, new, frozenset(dropped)),
         *left_out,
     ]
@@ -281,6 +338,17 @@ def _compare_time(old: _Contents, new: _Contents) -> Iterator[Check]:
     yield Check("end", f"{float(old.end):.3f} s", f"{float(new.end):.3f} s", close)
 
 
+def _compare_chapters(old: _Contents, new: _Contents) -> Check:
+    names = [
+        "; ".join(f"{float(start):g}-{float(end):g} s {title}" for start, end, title in chapters)
+        for chapters in (old.chapters, new.chapters)
+    ]
+    equal = old.chapters == new.chapters
+    return Check(
+        "chapters", names[0] or "none", names[1] or "none", equal, _why(new.info, "chapters")
+    )
+
+
 def _delay(old: _Contents, new: _Contents) -> Fraction:
     """By how much a container without negative times moves all streams."""
     if new.info.container in DELAYED and old.moments and new.moments:
@@ -290,11 +358,14 @@ def _delay(old: _Contents, new: _Contents) -> Fraction:
 
 def _compare_size(old: VideoInfo, new: VideoInfo, scale: int | None) -> Check:
     if scale is not None:
-        expected = (scale * old.width, scale * old.height)
-        return Check("size", *_pair(expected, (new.width, new.height)))
+        return _check_size((scale * old.width, scale * old.height), (new.width, new.height))
     ours, theirs = (Fraction(i.width, i.height) * (i.sample_aspect or 1) for i in (old, new))
     same = abs(ours - theirs) * new.height <= 2  # rounded to even sizes
     return Check("shape", f"{float(ours):.4g}", f"{float(theirs):.4g}", same)
+
+
+def _check_size(wanted: tuple[int, int], found: tuple[int, int]) -> Check:
+    return Check("size", "{}x{}".format(*wanted), "{}x{}".format(*found), wanted == found)
 
 
 _TAGS = ("matrix", "range", "primaries", "transfer")
@@ -336,16 +407,30 @@ def _why(written: VideoInfo, what: str) -> str:
 def _compare_tracks(old: _Contents, new: _Contents, dropped: frozenset[int]) -> Iterator[Check]:
     kept = _in_order(track for index, track in old.tracks.items() if index not in dropped)
     written = _in_order(new.tracks.values())
+    empty = [track for track in kept if not track.packets and track.info.kind != "attachment"]
+    if empty and len(written) == len(kept) - len(empty):
+        kept = [track for track in kept if track not in empty]
+        for track in empty:
+            yield Check(
+                str(track.info), "empty", "left out", equal=False, reason="it has no packet"
+            )
     yield Check("other streams", *_pair(len(kept), len(written)))
     delay = _delay(old, new)
     for number, (ours, theirs) in enumerate(zip(kept, written, strict=False), start=1):
         codec = "" if ours.info.kind in {"attachment", "data"} else ours.info.codec
         name = f"{ours.info.kind} {number} ({codec})"
         yield _compare_tags(ours.info, theirs.info, new.info, name)
-        content = (_content(ours), _content(theirs))
-        yield Check(f"{name} packets", *_pair(*content))
+        framed = ours.packets == theirs.packets and _framed_otherwise(ours, old.info, new.info)
+        why = "MPEG-TS frames the same pictures otherwise" if framed else ""
+        yield Check(f"{name} packets", *_pair(_content(ours), _content(theirs)), why)
         if ours.info.kind in {"audio", "video"} and not ours.info.cover:
             yield _compare_span(name, ours.span, theirs.span, delay)
+
+
+def _framed_otherwise(track: _Track, old: VideoInfo, new: VideoInfo) -> bool:
+    """Whether a copied video goes from start codes to lengths or back (ISO 14496-15)."""
+    kinds = {old.container == "mpegts", new.container == "mpegts"}
+    return track.info.codec in {"h264", "hevc"} and len(kinds) == 2
 
 
 def _in_order(tracks: Iterable[_Track]) -> list[_Track]:
@@ -388,13 +473,21 @@ def _contents(path: Path, position: int | None) -> _Contents:
             elif packet.size:
                 track.packets += 1
                 track.span.add(packet)
-                track.digest.update(bytes(packet))
+                track.digest.update(_payload(packet, track.info.codec))
         chapters = [
             (c["start"] * clock, c["end"] * clock, c["metadata"].get("title", ""))
             for c in container.chapters()
             if (clock := c["time_base"])
         ]
     return _Contents(info, sorted(moments), end, info.time_base, tracks, chapters)
+
+
+def _payload(packet: av.Packet[Any], codec: str | None) -> bytes:
+    """A packet's bytes without what only MPEG-TS puts before AAC (ISO 14496-3, table 1.A.5)."""
+    data = bytes(packet)
+    if codec == "aac" and len(data) > 9 and data[0] == 0xFF and data[1] & 0xF6 == 0xF0:
+        return data[7 if data[1] & 1 else 9 :]
+    return data
 
 
 def _presented(packet: av.Packet[Any]) -> Iterator[tuple[Fraction, Fraction]]:
@@ -414,4 +507,5 @@ def _language(stream: StreamInfo) -> str | None:
 
 
 def _marks(disposition: int) -> str:
-    return str(_MARKS(disposition)).removeprefix("Disposition.") if disposition else "none"
+    """FFmpeg's names of the flags of a stream, in words."""
+    return " ".join(mark.name or str(mark) for mark in _MARKS(disposition))
