@@ -29,7 +29,9 @@ COMMANDS = [
     [],
     ["upscale"],
     ["colorize"],
+    ["batch"],
     ["info"],
+    ["verify"],
     ["models"],
     ["demo"],
     ["train"],
@@ -502,7 +504,7 @@ def test_values_that_make_no_sense_are_one_sentence(
     "words",
     [
         ["upscale"],
-        ["upscale", "a.mp4", "b.mp4"],
+        ["info", "a.mp4", "b.mp4"],
         ["upscale", "a.mp4", "--scale", "two"],
         ["upscale", "a.mp4", "--precision", "fp8"],
         ["upscale", "a.mp4", "--shine"],

@@ -4,6 +4,7 @@ The map of rooms, from the top floor down; imports go down only:
 
     cli          words -> Job; events -> a progress bar or JSON lines; the only room that prints
     api          the library: upscale(), colorize(), Upscaler
+    batch        many files: what there is, what is done, who does it
     job          THE MAIN PATH: plan(job), run(plan)         | training   how weights are made
     still        a single picture: the same, in memory
     networks     which networks a plan takes, how they run, and made ready

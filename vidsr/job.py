@@ -342,6 +342,7 @@ def _result(
         notes.append(f"{silent} packets gave no picture (outside an edit list, or empty)")
     if written.lost_tags:
         notes.append(f"the container cannot hold the tags {', '.join(written.lost_tags)}")
+    notes += written.not_kept
     if written.empty:
         notes.append(f"empty streams of the input were left out: {written.empty}")
     each = {id(chain): chain for chain in chains}.values()  # on a device, slots share one

@@ -151,6 +151,19 @@ def choose_container(
     return destination.with_suffix(best), tracks, notes
 
 
+def not_holdable(info: VideoInfo, destination: Path) -> dict[int, str]:
+    """The streams that a container cannot hold, and why: what a plan leaves out.
+
+    Raises:
+        RequestError: vidsr does not write such files.
+    """
+    muxer_of(destination)
+    suffix, others = destination.suffix.lower(), [s for s in info.streams if s.index != info.video]
+    held = frozenset(s.index for s in others if can_hold(suffix, info, s, ""))
+    tracks = [_track(stream, info, suffix, held) for stream in others]
+    return {track.stream.index: track.reason for track in tracks if track.action == "drop"}
+
+
 def _holdable(suffix: str, info: VideoInfo, video: VideoFormat) -> frozenset[int]:
     """Indices of the streams that a container takes; none if not the processed one."""
     held = {

@@ -1,15 +1,22 @@
-"""compare: silent about a faithful copy, and not about anything else."""
+"""compare and check_written: silent about a faithful copy, and not about anything else."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import av
+import numpy as np
 import pytest
+from conftest import gradient
 from identity import EncoderRequest, pass_through
+from PIL import Image
 
-from vidsr.errors import MediaError
-from vidsr.media.verify import compare
+from vidsr.errors import MediaError, VerificationError
+from vidsr.frame import Matrix
+from vidsr.media import images, verify, writer
+from vidsr.media.probe import probe
+from vidsr.media.verify import check_written, compare, compare_stills, ledger
 
 # One second, two sound tracks, tags and chapters: something of each that can be lost.
 CHAPTERS = [
@@ -228,3 +235,204 @@ def test_an_attachment_with_other_bytes_is_found(clips, tmp_path):
 def test_a_file_that_cannot_be_read_is_our_error(source, tmp_path):
     with pytest.raises(MediaError, match="no such file"):
         compare(source, tmp_path / "absent.mkv")
+
+
+def test_sound_that_is_shifted_is_found(source, tmp_path):
+    def later(packet):
+        if packet.stream_index == 1:
+            packet.pts, packet.dts = packet.pts + 40, packet.dts + 40  # ms
+        return packet
+
+    written = copy(source, tmp_path / "out.mkv", change=later)
+    assert differing(source, written) == ["audio 1 (aac) from and to"]
+
+
+def test_sound_that_ends_early_is_found_by_its_end(source, tmp_path):
+    written = copy(source, tmp_path / "out.mkv", cut=(1, Fraction(1, 2)))
+    found = ["audio 1 (aac) packets", "audio 1 (aac) from and to"]
+    assert differing(source, written) == found
+
+
+@pytest.mark.parametrize(("scale", "wrong"), [(None, []), (2, []), (3, ["size"])])
+def test_the_scale_is_checked_if_it_is_named(source, tmp_path, scale, wrong):
+    pass_through(source, tmp_path / "out.mkv", scale=2)
+    assert differing(source, tmp_path / "out.mkv", scale=scale) == wrong
+
+
+def test_another_shape_is_found(make_clip):
+    clips = [
+        make_clip(n, size=s, options=TAGGED) for n, s in (("a.mp4", (64, 32)), ("b.mp4", (64, 64)))
+    ]
+    assert differing(*clips) == ["shape"]
+
+
+def test_what_a_container_has_no_place_for_is_in_the_ledger_and_no_failure(source, tmp_path):
+    pass_through(source, tmp_path / "out.mp4", scale=2)
+    checks = compare(source, tmp_path / "out.mp4")
+    assert not any(check.failed for check in checks)
+    assert ledger(checks) == [
+        f"audio {n} (aac) tags: title In {language}, written as title none (this container has no "
+        "place for it)"
+        for n, language in ((1, "eng"), (2, "fra"))
+    ]
+
+
+def test_the_same_loss_is_a_failure_where_the_container_has_a_place(source, tmp_path):
+    checks = compare(source, copy(source, tmp_path / "copy.mkv", tags=False))
+    assert [c.what for c in checks if c.failed] == ["audio 1 (aac) tags", "audio 2 (aac) tags"]
+    assert ledger(checks) == []
+
+
+def test_a_stream_that_was_left_out_for_a_reason_is_in_the_ledger(source, tmp_path):
+    written = copy(source, tmp_path / "out.mkv", indices=(0, 2))
+    checks = compare(source, written, dropped={1: "nobody wanted it"})
+    assert not any(check.failed for check in checks)
+    assert ledger(checks) == [
+        "stream 1 (audio, aac, eng): there, written as left out (nobody wanted it)"
+    ]
+
+
+def test_a_transport_stream_frames_the_same_sound_otherwise(source, tmp_path):
+    pass_through(source, tmp_path / "out.ts")
+    checks = compare(source, tmp_path / "out.ts")
+    assert not any(check.failed for check in checks)
+    packets = [check for check in checks if check.what.endswith("packets")]
+    assert all(check.equal for check in packets)
+    assert any(note.startswith("chapters: ") for note in ledger(checks))
+
+
+# ------------------------------------------------------------------ before the rename
+
+
+def spoiled(monkeypatch, **fields):
+    """Let the finished file of a writer look as if it had other facts."""
+
+    def other(path, *, video=None):
+        return replace(probe(path, video=video), **fields)
+
+    monkeypatch.setattr(verify, "probe", other)
+
+
+@pytest.mark.parametrize(
+    ("what", "fields"),
+    [
+        ("size", {"width": 40}),
+        ("rotation", {"rotation": 90}),
+        ("sample aspect", {"sample_aspect": Fraction(4, 3)}),
+        ("chapters", {"chapters": 1}),
+        ("matrix", {"color": "matrix"}),
+        ("range", {"color": "untagged"}),
+    ],
+)
+def test_a_finished_file_that_differs_gets_no_name(source, tmp_path, monkeypatch, what, fields):
+    color = probe(source).color
+    colors = {
+        "matrix": replace(color, matrix=Matrix.BT2020_NCL),
+        "untagged": replace(color, guessed=frozenset({"range"})),
+    }
+    fields = {name: colors.get(value, value) for name, value in fields.items()}
+    spoiled(monkeypatch, **fields)
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(VerificationError, match=f"out.mkv: {what}: "):
+        pass_through(source, out / "out.mkv")
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize("change", [{"title": None}, {"language": "deu"}, {"disposition": 64}])
+def test_a_finished_file_whose_tracks_have_other_tags_gets_no_name(
+    source, tmp_path, monkeypatch, change
+):
+    spoiled(monkeypatch, streams=tuple(replace(s, **change) for s in probe(source).streams))
+    with pytest.raises(VerificationError, match="tags: "):
+        pass_through(source, tmp_path / "out.mkv")
+    assert not (tmp_path / "out.mkv").exists()
+
+
+def test_a_finished_file_that_lacks_a_track_gets_no_name(source, tmp_path, monkeypatch):
+    def without_sound(file, promise):
+        streams = {new: old for new, old in promise.streams.items() if old != 2}
+        return check_written(file, replace(promise, streams=streams))
+
+    monkeypatch.setattr(writer, "check_written", without_sound)
+    with pytest.raises(VerificationError, match=r"stream 2 \(audio, aac, fra\): there.* missing"):
+        pass_through(source, tmp_path / "out.mkv")
+
+
+@pytest.mark.parametrize("late", ["start", "end"])
+def test_a_finished_file_whose_sound_is_out_of_time_gets_no_name(
+    source, tmp_path, monkeypatch, late
+):
+    def later(file, promise):
+        span = promise.found[1]
+        moved = replace(span, **{late: getattr(span, late) + Fraction(1, 10)})
+        return check_written(file, replace(promise, found={**promise.found, 1: moved}))
+
+    monkeypatch.setattr(writer, "check_written", later)
+    with pytest.raises(VerificationError, match=r"stream 1 \(audio, aac, eng\) from and to: "):
+        pass_through(source, tmp_path / "out.mkv")
+
+
+@pytest.mark.parametrize(
+    ("name", "lost"),
+    [("out.mkv", set()), ("out.mp4", {"title"}), ("out.ts", {"title", "chapters"})],
+)
+def test_what_a_finished_file_cannot_keep_is_reported(source, tmp_path, name, lost):
+    ledger = pass_through(source, tmp_path / name).written.not_kept
+    assert all("no place for it" in note for note in ledger)
+    words = {word for word in ("title", "chapters", "rotation") if any(word in n for n in ledger)}
+    assert words == lost
+
+
+# ------------------------------------------------------------------ pictures
+
+
+@pytest.fixture
+def photo(tmp_path):
+    picture = Image.fromarray(gradient(0, 40, 24))
+    exif = picture.getexif()
+    exif[0x0112], exif[0x010F] = 6, "Maker"  # lies on its side
+    picture.save(tmp_path / "photo.jpg", exif=exif, icc_profile=b"profile" * 20, dpi=(300, 300))
+    return tmp_path / "photo.jpg"
+
+
+def doubled(path, out, **changes):
+    still = images.read(path)
+    larger = replace(
+        still, rgb=np.ascontiguousarray(still.rgb.repeat(2, 0).repeat(2, 1)), **changes
+    )
+    images.write(out, larger)
+    return compare_stills(path, out, scale=2)
+
+
+def test_a_faithful_picture_is_equal(photo, tmp_path):
+    assert [c.what for c in doubled(photo, tmp_path / "out.jpg") if not c.equal] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"icc_profile": None}, "ICC profile"),
+        ({"exif": None}, "EXIF"),
+        ({"dpi": None}, "resolution"),
+        ({"alpha": np.full((80, 48), 255, np.uint8)}, "alpha"),
+    ],
+)
+def test_a_picture_that_lost_something_is_found(photo, tmp_path, change, found):
+    assert [c.what for c in doubled(photo, tmp_path / "out.png", **change) if c.failed] == [found]
+
+
+def test_a_picture_of_another_size_or_on_its_side_is_found(photo, tmp_path):
+    with Image.open(photo) as picture:
+        lying = np.asarray(picture).repeat(2, 0).repeat(2, 1)
+    checks = doubled(photo, tmp_path / "out.png")
+    assert not any(check.failed for check in checks)
+    Image.fromarray(lying).save(tmp_path / "lying.png")
+    assert compare_stills(photo, tmp_path / "lying.png", scale=2)[0].failed
+    assert compare_stills(photo, tmp_path / "lying.png")[0].failed
+
+
+def test_what_a_format_has_no_place_for_is_in_the_ledger(photo, tmp_path):
+    checks = doubled(photo, tmp_path / "out.bmp")
+    assert not any(check.failed for check in checks)
+    assert {note.split(":")[0] for note in ledger(checks)} >= {"EXIF", "ICC profile"}

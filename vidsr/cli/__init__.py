@@ -21,17 +21,23 @@ from vidsr.cli.evaluate import evaluate_app
 from vidsr.cli.screen import (
     console,
     draw,
+    draw_batch,
+    draw_batch_json,
     draw_json,
     draw_nothing,
+    print_checks,
     print_json,
     print_plan,
+    print_summary,
     reporting,
+    write_report,
 )
 from vidsr.cli.train import data_app, train_app
 from vidsr.engines.memory import keep_freed_memory
-from vidsr.errors import RequestError
+from vidsr.errors import RequestError, VerificationError
 
 if TYPE_CHECKING:
+    from vidsr.batch import BatchRequest
     from vidsr.request import ColorRequest, Job
 
 app = typer.Typer(
@@ -48,27 +54,13 @@ app.add_typer(evaluate_app, name="evaluate")
 
 @app.command()
 def upscale(
-    source: words.Source,
+    sources: words.Sources,
     output: words.Output = None,
-    scale: Annotated[
-        int | None, typer.Option(help="2, 3 or 4; default: 4 up to 4K, else 2.")
-    ] = None,
-    size: Annotated[str | None, typer.Option(help="Exact displayed size, WxH.")] = None,
-    height: Annotated[int | None, typer.Option(help="Exact displayed height in pixels.")] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A family or member (`vidsr models`), or a checkpoint file; default: by the "
-            "device, and said."
-        ),
-    ] = None,
-    fidelity: Annotated[
-        float | None,
-        typer.Option(
-            help="Between perceptual (0) and fidelity weights (1); default: the model's.",
-            metavar="0..1",
-        ),
-    ] = None,
+    scale: words.Scale = None,
+    size: words.Size = None,
+    height: words.Height = None,
+    model: words.Model = None,
+    fidelity: words.Fidelity = None,
     device: words.Device = "auto",
     precision: Annotated[
         words.PrecisionWord, typer.Option(help="auto measures what is fast here.")
@@ -88,9 +80,7 @@ def upscale(
     colored: Annotated[
         bool, typer.Option("--colorize", help="Color it first; see `vidsr colorize -h`.")
     ] = False,
-    color_model: Annotated[
-        str | None, typer.Option(help="A model or checkpoint file that colors.")
-    ] = None,
+    color_model: words.ColorModel = None,
     saturation: words.Saturation = None,
     strength: words.Strength = None,
     stability: words.Stability = None,
@@ -102,34 +92,35 @@ def upscale(
     as_json: words.Json = False,
     quiet: words.Quiet = False,
 ) -> None:
-    """Enlarge a video or a picture; sound, subtitles and every frame come along."""
+    """Enlarge a video or a picture; sound, subtitles and every frame come along.
+
+    Several inputs go into the folder -o under their own names; what was done before is skipped.
+    """
     with reporting(as_json):
         from vidsr.media.encoders import EncoderRequest
         from vidsr.media.reader import Trim
-        from vidsr.request import ColorRequest, EngineRequest, Job, SizeRequest
+        from vidsr.request import EngineRequest, Job, SizeRequest
 
         color = _color_request(color_model, saturation, strength, stability, reference, force)
-        if color is not None and not colored:
-            raise RequestError("options for color go with --colorize; add it, or leave them out")
         job = Job(
-            source=source,
+            source=sources[0],
             destination=output,
             size=SizeRequest(scale=scale, size=words.parse_size(size), height=height),
             engine=EngineRequest(
                 model, device, precision.value, words.parse_tile(tile), overlap, threads, fidelity
             ),
-            color=(color or ColorRequest()) if colored else None,
+            color=_wanted_color(color, colored),
             encoder=EncoderRequest(encoder, crf, preset, words.parse_pairs(enc or []), pix_fmt),
             trim=Trim(words.parse_time(start), words.parse_time(end)),
             overwrite=overwrite,
             strict=strict,
         )
-        _run(job, dry_run=dry_run, as_json=as_json, quiet=quiet)
+        _run(job, sources, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
 
 @app.command()
 def colorize(
-    source: words.Source,
+    sources: words.Sources,
     output: words.Output = None,
     model: Annotated[
         str | None, typer.Option(help="A model (`vidsr models`) or checkpoint file that colors.")
@@ -158,6 +149,8 @@ def colorize(
 
     With --reference the colors are shifted and stretched to those of a picture, in bands of
     lightness; it does not know what is what, so take a picture of the same kind of scene.
+
+    Several inputs go into the folder -o under their own names; what was done before is skipped.
     """
     with reporting(as_json):
         from vidsr.media.encoders import EncoderRequest
@@ -166,7 +159,7 @@ def colorize(
 
         color = _color_request(model, saturation, strength, stability, reference, force)
         job = Job(
-            source=source,
+            source=sources[0],
             destination=output,
             size=None,
             engine=EngineRequest(device=device, threads=threads),
@@ -176,7 +169,7 @@ def colorize(
             overwrite=overwrite,
             strict=strict,
         )
-        _run(job, dry_run=dry_run, as_json=as_json, quiet=quiet)
+        _run(job, sources, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
 
 def _color_request(
@@ -198,9 +191,25 @@ def _color_request(
     return ColorRequest(model, Look(**given), reference, force)
 
 
-def _run(job: Job, *, dry_run: bool, as_json: bool, quiet: bool) -> None:
+def _wanted_color(color: ColorRequest | None, colored: bool) -> ColorRequest | None:
+    """What words for color ask for beside --colorize."""
+    from vidsr.request import ColorRequest
+
+    if color is not None and not colored:
+        raise RequestError("options for color go with --colorize; add it, or leave them out")
+    return (color or ColorRequest()) if colored else None
+
+
+def _run(job: Job, sources: list[Path], *, dry_run: bool, as_json: bool, quiet: bool) -> None:
+    from vidsr.batch import BatchRequest, stands_for_others
     from vidsr.job import plan, run
 
+    if len(sources) > 1 or stands_for_others(sources[0]):
+        if job.destination is None:
+            raise RequestError("several inputs need a folder for their outputs; name it with -o")
+        request = BatchRequest(tuple(sources), job.destination, job)
+        _run_batch(request, dry_run=dry_run, as_json=as_json, quiet=quiet, report=None)
+        return
     planned = plan(job, cache_dir=_cache_dir())
     if dry_run:
         print_plan(planned, as_json)
@@ -211,6 +220,107 @@ def _run(job: Job, *, dry_run: bool, as_json: bool, quiet: bool) -> None:
 
 
 @app.command()
+def batch(
+    folder: Annotated[Path, typer.Argument(help="Of videos and pictures.", metavar="DIR")],
+    output: words.OutputFolder,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", help="Folders in it too; the tree is kept.")
+    ] = False,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(help="Only names or paths like this; may be repeated.", metavar="GLOB"),
+    ] = None,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            help="Files at once, sharing the threads. Pays for many small files and on many "
+            "cores; a large video fills the cores alone."
+        ),
+    ] = 1,
+    report: Annotated[
+        Path | None, typer.Option(help="Write what became of each file there, as JSON.")
+    ] = None,
+    scale: Annotated[
+        int | None,
+        typer.Option(help="2, 3 or 4; default: 4 up to 4K, else 2; 1 with --colorize: only color."),
+    ] = None,
+    size: words.Size = None,
+    height: words.Height = None,
+    model: words.Model = None,
+    fidelity: words.Fidelity = None,
+    device: words.Device = "auto",
+    threads: words.Threads = None,
+    encoder: words.EncoderName = None,
+    crf: words.Crf = None,
+    preset: words.Preset = None,
+    enc: words.EncoderOptions = None,
+    pix_fmt: words.PixFmt = None,
+    colored: Annotated[
+        bool, typer.Option("--colorize", help="Color them first; see `vidsr colorize -h`.")
+    ] = False,
+    color_model: words.ColorModel = None,
+    saturation: words.Saturation = None,
+    strength: words.Strength = None,
+    stability: words.Stability = None,
+    reference: words.ReferencePicture = None,
+    force: words.Force = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that no batch has made, too.")
+    ] = False,
+    strict: words.Strict = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would be done, do nothing.")
+    ] = False,
+    as_json: words.Json = False,
+    quiet: words.Quiet = False,
+) -> None:
+    """Enlarge every video and picture of a folder; what was done before is skipped.
+
+    One that fails does not stop the others. The same command goes on after an interruption, and
+    does again what has changed: a file, an option or a model.
+    """
+    with reporting(as_json):
+        from vidsr.batch import BatchRequest, Folder
+        from vidsr.media.encoders import EncoderRequest
+        from vidsr.request import EngineRequest, Job, SizeRequest
+
+        color = _color_request(color_model, saturation, strength, stability, reference, force)
+        wanted = None
+        if not (colored and scale == 1):
+            wanted = SizeRequest(scale=scale, size=words.parse_size(size), height=height)
+        job = Job(
+            source=folder,
+            size=wanted,
+            engine=EngineRequest(model, device, threads=threads, fidelity=fidelity),
+            color=_wanted_color(color, colored),
+            encoder=EncoderRequest(encoder, crf, preset, words.parse_pairs(enc or []), pix_fmt),
+            overwrite=overwrite,
+            strict=strict,
+        )
+        request = BatchRequest(Folder(folder, recursive, tuple(include or ())), output, job, jobs)
+        _run_batch(request, dry_run=dry_run, as_json=as_json, quiet=quiet, report=report)
+
+
+def _run_batch(
+    request: BatchRequest, *, dry_run: bool, as_json: bool, quiet: bool, report: Path | None
+) -> None:
+    from vidsr.batch import LocalExecutor, preview, run
+
+    if dry_run:
+        summary = preview(request)
+    else:
+        executor = LocalExecutor(request.jobs, _cache_dir())
+        show = draw_batch_json if as_json else draw_batch
+        with contextlib.closing(run(request, executor)) as events:
+            summary = show(events)
+    if report is not None:
+        write_report(summary, report)
+    print_summary(summary, as_json=as_json, quiet=quiet)
+    if summary.exit_code:
+        raise typer.Exit(summary.exit_code)
+
+
+@app.command()
 def info(source: words.Source, as_json: words.Json = False) -> None:
     """Show what is inside a file and what upscaling would do with it."""
     with reporting(as_json):
@@ -218,6 +328,37 @@ def info(source: words.Source, as_json: words.Json = False) -> None:
         from vidsr.request import Job
 
         print_plan(plan(Job(source=source, overwrite=True), cache_dir=_cache_dir()), as_json)
+
+
+@app.command()
+def verify(
+    source: words.Source,
+    written: Annotated[Path, typer.Argument(help="What was made of it.", metavar="OUTPUT")],
+    scale: Annotated[
+        int | None, typer.Option(help="By which it was enlarged; default: any size of its shape.")
+    ] = None,
+    as_json: words.Json = False,
+) -> None:
+    """Compare a finished file with its source; what differs for no known reason is an error.
+
+    Frames, every timestamp, durations, offset of sound, streams with their packets and tags, colour
+    tags, shape, rotation, chapters, attachments; of a picture its size, depth, profile and tags.
+    """
+    with reporting(as_json):
+        from vidsr.media import images
+        from vidsr.media.probe import probe
+        from vidsr.media.verify import compare, compare_stills
+        from vidsr.planning import not_holdable
+
+        if images.is_picture(source):
+            checks = compare_stills(source, written, scale=scale)
+        else:
+            dropped = not_holdable(probe(source), written)
+            checks = compare(source, written, dropped=dropped, scale=scale)
+        print_checks(checks, as_json)
+        failed = [check.what for check in checks if check.failed]
+        if failed:
+            raise VerificationError(f"{written} is not what {source} promises: {', '.join(failed)}")
 
 
 @app.command()

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,14 +16,19 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from vidsr.errors import Interrupted, VidsrError
+from vidsr.errors import Interrupted, MediaError, VidsrError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
+    from pathlib import Path
 
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+    from vidsr.batch import BatchEvent, Outcome, Summary, Told
     from vidsr.events import Progress, Result
     from vidsr.job import Plan
     from vidsr.media.probe import VideoInfo
+    from vidsr.media.verify import Check
     from vidsr.networks import ColorPlan
     from vidsr.still import StillPlan
 
@@ -74,11 +80,16 @@ def draw(planned: Plan | StillPlan, events: Iterator[Progress | Result]) -> None
 
 def bar(title: str) -> Bar:
     """A progress bar on standard error; none where that is no terminal."""
+    return bars(escape(title))
+
+
+def bars(name: str) -> Bar:
+    """As `bar`, for several: `name` is a template of what stands before each."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
     return Progress(
-        TextColumn(escape(title)),
+        TextColumn(name),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
@@ -99,13 +110,17 @@ def _print_result(result: Result, model: str) -> None:
         soft_wrap=True,
     )
     console.print(f"model: {escape(model)}", soft_wrap=True)
+    _print_ledger(_notes(result))
+
+
+def _notes(result: Result) -> list[str]:
+    """The ledger: all that is not as it was, and why."""
     notes = list(result.notes)
     if result.retiled:
         notes.append(f"{result.retiled} pictures were computed again in smaller tiles")
     if result.recomputed:
         notes.append(f"{result.recomputed} tiles were computed again in fp32")
-    changed = "; ".join(notes) or "nothing"
-    console.print(f"dropped or changed: {escape(changed)}", soft_wrap=True)
+    return notes
 
 
 def draw_json(planned: Plan | StillPlan, events: Iterator[Progress | Result]) -> None:
@@ -118,6 +133,167 @@ def draw_nothing(planned: Plan | StillPlan, events: Iterator[Progress | Result])
     """Run the job and say nothing but errors."""
     for _ in events:
         pass
+
+
+def draw_batch(events: Iterator[BatchEvent]) -> Summary:
+    """A bar for all files and one for each that runs; returns the last event.
+
+    Raises:
+        Interrupted: saying how much is done.
+    """
+    from vidsr.batch import Listed, Outcome, Summary
+
+    with _interruptible(events) as counted, bars("{task.description}") as progress:
+        total = progress.add_task("files", total=None, rate="", by="")
+        running = _Running(progress)
+        for event in counted:
+            if isinstance(event, Listed):
+                progress.update(total, total=event.waiting)
+            elif isinstance(event, Outcome):
+                progress.advance(total, advance=running.end(event.source))
+            elif isinstance(event, Summary):
+                return event
+            else:
+                running.show(event)
+    raise VidsrError("the batch ended without a summary")
+
+
+class _Running:
+    """The bars of the files that are being done."""
+
+    def __init__(self, progress: Bar) -> None:
+        self.progress = progress
+        self.tasks: dict[Path, TaskID] = {}
+
+    def show(self, told: Told) -> None:
+        from vidsr.events import Progress
+
+        event = told.event
+        if not isinstance(event, Progress):
+            name = escape(printable(told.source.name))
+            expected = event.frames_expected or None
+            self.tasks[told.source] = self.progress.add_task(name, total=expected, rate="", by="")
+            return
+        rate, by = f"{event.frames_per_second:.2f} fps", f"{event.bottleneck} busiest"
+        self.progress.update(self.tasks[told.source], completed=event.frames, rate=rate, by=by)
+
+    def end(self, source: Path) -> int:
+        """How many of the files that were to do have ended with this one."""
+        task = self.tasks.pop(source, None)
+        if task is not None:
+            self.progress.remove_task(task)
+        return int(task is not None)
+
+
+def draw_batch_json(events: Iterator[BatchEvent]) -> Summary:
+    """One JSON object an event but for the last, which is returned.
+
+    Raises:
+        Interrupted: as `draw_batch`.
+    """
+    from vidsr.batch import Summary, Told
+
+    with _interruptible(events) as counted:
+        for event in counted:
+            if isinstance(event, Summary):
+                return event
+            source = {"source": event.source} if isinstance(event, Told) else {}
+            told = event.event if isinstance(event, Told) else event
+            print_json({"event": type(told).__name__.lower(), **source, **dataclasses.asdict(told)})
+    raise VidsrError("the batch ended without a summary")
+
+
+@contextlib.contextmanager
+def _interruptible(events: Iterator[BatchEvent]) -> Iterator[Iterator[BatchEvent]]:
+    """Count what is done, so that Ctrl-C can say it."""
+    tally = Counter[str]()
+    try:
+        yield _counted(events, tally)
+    except KeyboardInterrupt as exc:
+        raise Interrupted(
+            f"interrupted; {tally['done']} of {tally['waiting']} files are done, the same command "
+            "goes on from here"
+        ) from exc
+
+
+def _counted(events: Iterator[BatchEvent], tally: Counter[str]) -> Iterator[BatchEvent]:
+    from vidsr.batch import Listed, Outcome
+
+    for event in events:
+        if isinstance(event, Listed):
+            tally["waiting"] = event.waiting
+        elif isinstance(event, Outcome):
+            tally[event.status] += 1
+        yield event
+
+
+# What is worth a line each at the end of a batch; a report has everything.
+_SHOWN = {"failed": 1_000_000, "done": 40, "waiting": 40, "ignored": 10, "skipped": 5}
+
+
+def print_summary(summary: Summary, *, as_json: bool, quiet: bool) -> None:
+    """What became of a batch: a line a file as far as that can be read, then how many of each."""
+    if as_json:
+        print_json({"event": "summary", **_summary_facts(summary)})
+        return
+    width = max((len(printable(outcome.source)) for outcome in summary.outcomes), default=0)
+    for status, limit in _SHOWN.items():
+        outcomes = [outcome for outcome in summary.outcomes if outcome.status == status]
+        for outcome in outcomes[: 0 if quiet else limit]:
+            name = f"{printable(outcome.source):{min(width, 50)}}"
+            line = f"{status:8} {name}  {_outcome_words(outcome)}".rstrip()
+            console.print(escape(line), soft_wrap=True)
+        if quiet and status == "failed":
+            for outcome in outcomes:
+                errors.print(
+                    f"[red]error:[/red] {escape(printable(outcome.reason))}", soft_wrap=True
+                )
+        elif len(outcomes) > limit and not quiet:
+            console.print(f"{status:8} and {len(outcomes) - limit} more", soft_wrap=True)
+    if not quiet:
+        counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items())
+        console.print(f"{counts or 'no video or picture found'}; {summary.seconds:.1f} s")
+
+
+def _outcome_words(outcome: Outcome) -> str:
+    result = outcome.result
+    if result is None:
+        return printable(outcome.reason.removeprefix(f"{outcome.source}: "))
+    words = [f"{printable(result.destination)}: {result.width}x{result.height}"]
+    words += [f"{result.frames_out} frames"] if result.frames_out > 1 else []
+    words += [f"{result.bytes / 1e6:.1f} MB", f"{result.seconds:.1f} s"]
+    again = f" (again: {outcome.again})" if outcome.again else ""
+    notes = f"; dropped or changed: {'; '.join(_notes(result))}" if _notes(result) else ""
+    return f"{', '.join(words)}{again}{notes}"
+
+
+def write_report(summary: Summary, path: Path) -> None:
+    """What became of each file, as JSON; it appears whole or not at all.
+
+    Raises:
+        MediaError: it cannot be written.
+    """
+    files = [dataclasses.asdict(outcome) for outcome in summary.outcomes]
+    text = json.dumps({**_summary_facts(summary), "files": files}, default=str, indent=2)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text + "\n", encoding="utf-8")
+        part.replace(path)
+    except OSError as exc:
+        raise MediaError(f"{path}: the report cannot be written ({exc.strerror})") from exc
+
+
+def _summary_facts(summary: Summary) -> dict[str, Any]:
+    return {
+        "counts": summary.counts,
+        "exit_code": summary.exit_code,
+        "seconds": summary.seconds,
+    }
+
+
+def printable(words: object) -> str:
+    """Words with file names in them; what is no text of a name's bytes becomes a sign for that."""
+    return str(words).encode(errors="surrogateescape").decode(errors="replace")
 
 
 def print_plan(planned: Plan | StillPlan, as_json: bool) -> None:
@@ -223,9 +399,36 @@ def _model_words(planned: Plan | StillPlan) -> str:
     return "; ".join([*words, engine.why] if engine.why else words)
 
 
+def print_checks(checks: list[Check], as_json: bool) -> None:
+    """A table of what was compared, and then the ledger."""
+    from rich.table import Table
+
+    from vidsr.media.verify import ledger
+
+    notes = ledger(checks)
+    if as_json:
+        facts = [dataclasses.asdict(check) for check in checks]
+        equal = not any(check.failed for check in checks)
+        print_json({"event": "verify", "equal": equal, "checks": facts, "notes": notes})
+        return
+    table = Table("", "check", "source", "output", box=None)
+    for check in checks:
+        verdict = "same" if check.equal else "known" if check.reason else "DIFFERS"
+        cells = (verdict, check.what, check.source, check.written)
+        table.add_row(*(escape(printable(cell)) for cell in cells))
+    console.print(table)
+    _print_ledger(notes)
+
+
+def _print_ledger(notes: list[str]) -> None:
+    console.print(f"dropped or changed:{'' if notes else ' nothing'}")
+    for note in notes:
+        console.print(f"  {escape(printable(note))}", soft_wrap=True)
+
+
 def print_json(content: dict[str, Any]) -> None:
     """One JSON object on one line of standard output."""
-    sys.stdout.write(json.dumps(content, default=str, ensure_ascii=False) + "\n")
+    sys.stdout.write(printable(json.dumps(content, default=str, ensure_ascii=False)) + "\n")
     sys.stdout.flush()
 
 

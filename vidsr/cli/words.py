@@ -29,10 +29,38 @@ class CodecWord(StrEnum):
 
 
 Source = Annotated[Path, typer.Argument(help="A video or a picture.", metavar="INPUT")]
+Sources = Annotated[
+    list[Path],
+    typer.Argument(
+        help="A video or a picture, or several; a quoted glob is expanded.", metavar="INPUT..."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
 Output = Annotated[
-    Path | None, typer.Option("-o", "--output", help="The new file; default: beside the input.")
+    Path | None,
+    typer.Option("-o", "--output", help="The new file, or a folder; default: beside the input."),
 ]
+OutputFolder = Annotated[
+    Path, typer.Option("-o", "--output", help="The folder for the outputs; made if need be.")
+]
+Scale = Annotated[int | None, typer.Option(help="2, 3 or 4; default: 4 up to 4K, else 2.")]
+Size = Annotated[str | None, typer.Option(help="Exact displayed size, WxH.")]
+Height = Annotated[int | None, typer.Option(help="Exact displayed height in pixels.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="A family or member (`vidsr models`), or a checkpoint file; default: by the "
+        "device, and said."
+    ),
+]
+Fidelity = Annotated[
+    float | None,
+    typer.Option(
+        help="Between perceptual (0) and fidelity weights (1); default: the model's.",
+        metavar="0..1",
+    ),
+]
+ColorModel = Annotated[str | None, typer.Option(help="A model or checkpoint file that colors.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Threads = Annotated[int | None, typer.Option(help="Of the network on a processor.")]
 EncoderName = Annotated[

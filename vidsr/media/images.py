@@ -136,13 +136,13 @@ def as_color(still: Still) -> tuple[Still, list[str]]:
     return replace(still, gray=False, icc_profile=None), ["its ICC profile, for grey, is dropped"]
 
 
-def check_kept(path: Path, still: Still) -> None:
-    """Refuse early what `write` would refuse.
+def check_kept(path: Path, still: Still) -> tuple[str, ...]:
+    """Refuse early what `write` would refuse; returns what `write` would return.
 
     Raises:
         RequestError: transparency, or a size, that the format of `path` cannot hold.
     """
-    _fit(path, still, _FORMATS[SUFFIXES[path.suffix.lower()]])
+    return _fit(path, still, _FORMATS[SUFFIXES[path.suffix.lower()]])[1]
 
 
 # ---------------------------------------------------------------- reading

@@ -46,6 +46,7 @@ class StreamInfo:
     language: str | None
     title: str | None
     cover: bool  # a still picture attached to the file
+    disposition: int = 0  # FFmpeg's flags: default, forced, ...
 
     def __str__(self) -> str:
         """`stream 3 (subtitle, mov_text, eng)`."""
@@ -133,6 +134,21 @@ def probe(path: Path, *, video: int | None = None) -> VideoInfo:
         )
 
 
+def has_video(path: Path) -> bool:
+    """Whether a file's header names a video stream that is no cover; nothing is decoded.
+
+    Raises:
+        MediaError: missing, empty, or not media.
+    """
+    check_readable(path)
+    with translated(path, "reading"), open_input(path) as container:
+        pictures = any(not _is_cover(stream) for stream in container.streams.video)
+        return pictures and container.format.name not in _TEXT
+
+
+_TEXT = {"tty", "bin", "xbin", "adf", "idf"}  # FFmpeg draws text as video
+
+
 def check_readable(path: Path) -> None:
     """Refuse what is no file before FFmpeg is asked.
 
@@ -193,6 +209,7 @@ def _stream_info(stream: av.stream.Stream) -> StreamInfo:
         language=stream.language,
         title=stream.metadata.get("title"),
         cover=_is_cover(stream),
+        disposition=int(stream.disposition),
     )
 
 

@@ -30,6 +30,7 @@ from vidsr.frame import Frame, Packet
 from vidsr.media.door import open_input, picture_of, repacked, translated
 from vidsr.media.encoders import VideoFormat
 from vidsr.media.probe import StreamInfo, VideoInfo
+from vidsr.media.verify import DELAYED, Promise, Span, check_written
 
 # Containers that keep every timestamp (to a millisecond at worst). AVI cannot: it has no pts.
 MUXERS = {
@@ -44,9 +45,6 @@ MUXERS = {
     ".mts": "mpegts",
     ".m2ts": "mpegts",
 }
-# These know no time before zero, where the first decoding time of reordered frames lies: FFmpeg
-# delays all their streams by the same few frames.
-DELAYED = frozenset({"mpegts", "flv"})
 
 
 @dataclass(frozen=True)
@@ -65,6 +63,7 @@ class WriteReport:
     frames: int = 0
     copied: Counter[int] = field(default_factory=Counter)  # input stream -> packets
     lost_tags: list[str] = field(default_factory=list)  # metadata that the container cannot hold
+    not_kept: list[str] = field(default_factory=list)  # what else it has no place for: a ledger
     empty: list[int] = field(default_factory=list)  # input streams without a packet, left out
     bytes: int = 0
 
@@ -91,8 +90,10 @@ class VideoWriter:
         self.report = WriteReport()
         self._part = path.with_name(f".{path.stem}.part{path.suffix}")
         self._pts = array("q")
+        self._given: defaultdict[int, Span] = defaultdict(Span)  # input stream -> its packets' span
         self._end = 0  # of the last frame, in its time base
         self._first_dts: int | None = None
+        self._info, self._format = source, video
         self._source = source.video
         self._time_base = source.time_base
         self._pix_fmt = video.pix_fmt
@@ -113,7 +114,8 @@ class VideoWriter:
                     if track.action != "drop"
                 }
                 self._tracks = {track.stream.index: track.stream for track in tracks}
-                self._file.set_chapters(_chapters(original, start=start, end=end))
+                self._chapters = _chapters(original, start=start, end=end)
+                self._file.set_chapters(self._chapters)
                 self._file.start_encoding()
         except BaseException:
             self._abandon()
@@ -177,6 +179,7 @@ class VideoWriter:
         self._pts.append(frame.pts)
         self.report.frames += 1
         self._end = frame.pts + frame.duration
+        self._given[self._source].reach(frame.pts * frame.time_base, self._end * frame.time_base)
         self._mux_video(self._video.encode(picture))
 
     def _mux_video(self, packets: list[av.Packet[Any]]) -> None:
@@ -199,6 +202,7 @@ class VideoWriter:
     def _copy(self, packet: Any) -> None:  # a PyAV packet; our protocol knows only its size
         index = packet.stream_index
         self.report.copied[index] += 1
+        self._given[index].add(packet)
         if self._streams[index].type == "attachment":
             return  # a cover, written with the header
         packet.stream = self._streams[index]
@@ -207,6 +211,7 @@ class VideoWriter:
 
     def _verify(self) -> None:
         found: Counter[int] = Counter()  # input stream -> packets
+        spans: defaultdict[int, Span] = defaultdict(Span)
         times: list[Fraction] = []
         tick = Fraction(1)
         with open_input(self._part) as written:
@@ -217,12 +222,32 @@ class VideoWriter:
                 if not packet.size or index is None:
                     continue
                 found[index] += 1
+                spans[index].add(packet)
                 if index == self._source:
                     tick = packet.time_base
                     times.append((packet.pts or 0) * tick)
         self._compare_times(sorted(times), tick)
         self._compare_packets(found)
         self.report.lost_tags = [key for key in self._tags if key.lower() not in kept]
+        self.report.not_kept = check_written(self._part, self._promise(inputs, spans))
+
+    def _promise(self, inputs: dict[int, int], found: dict[int, Span]) -> Promise:
+        return Promise(
+            path=self.path,
+            source=self._info,
+            video=self._format,
+            chapters=len(self._chapters),
+            streams=inputs,
+            # An attachment has no packets, so it cannot be left out for having none.
+            expected=frozenset(
+                index
+                for index, stream in self._tracks.items()
+                if index in self._streams
+                and (stream.kind == "attachment" or index not in self.report.empty)
+            ),
+            given=self._given,
+            found=found,
+        )
 
     def _inputs_of(self, written: av.container.InputContainer) -> dict[int, int]:
         """For each stream of the file its index in the input: same kind, same order.
