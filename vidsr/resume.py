@@ -293,7 +293,9 @@ class Workplace:
             while self._lock is None:
                 self._lock = self._try_lock()
         except OSError as exc:
-            raise MediaError(f"{self.folder}: cannot be made ({exc.strerror})") from exc
+            raise MediaError(
+                f"{self.destination}: opening the output failed ({exc.strerror})"
+            ) from exc
         return self
 
     def __exit__(

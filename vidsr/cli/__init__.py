@@ -23,6 +23,7 @@ from vidsr.cli.screen import (
     draw,
     draw_json,
     draw_nothing,
+    keeping,
     print_json,
     print_plan,
     reporting,
@@ -98,6 +99,7 @@ def upscale(
     force: words.Force = False,
     overwrite: words.Overwrite = False,
     strict: words.Strict = False,
+    no_resume: words.NoResume = False,
     dry_run: words.DryRun = False,
     as_json: words.Json = False,
     quiet: words.Quiet = False,
@@ -123,6 +125,7 @@ def upscale(
             trim=Trim(words.parse_time(start), words.parse_time(end)),
             overwrite=overwrite,
             strict=strict,
+            resume=not no_resume,
         )
         _run(job, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
@@ -150,6 +153,7 @@ def colorize(
     end: words.End = None,
     overwrite: words.Overwrite = False,
     strict: words.Strict = False,
+    no_resume: words.NoResume = False,
     dry_run: words.DryRun = False,
     as_json: words.Json = False,
     quiet: words.Quiet = False,
@@ -175,6 +179,7 @@ def colorize(
             trim=Trim(words.parse_time(start), words.parse_time(end)),
             overwrite=overwrite,
             strict=strict,
+            resume=not no_resume,
         )
         _run(job, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
@@ -206,7 +211,7 @@ def _run(job: Job, *, dry_run: bool, as_json: bool, quiet: bool) -> None:
         print_plan(planned, as_json)
         return
     show = draw_json if as_json else draw_nothing if quiet else draw
-    with contextlib.closing(run(planned)) as events:
+    with keeping(planned), contextlib.closing(run(planned)) as events:
         show(planned, events)
 
 

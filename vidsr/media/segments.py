@@ -251,21 +251,22 @@ def joined(paths: Sequence[Path], time_base: Fraction) -> Iterator[av.Packet[Any
         shown += ordered
         late = (place - bisect_left(ordered, pts) for place, pts in enumerate(decoded))
         reorder = max(reorder, *late) if decoded else reorder
-    place = 0
-    for path in paths:
-        for coded in read_packets(path):
-            packet: av.Packet[Any] = av.Packet(coded.data)
-            packet.pts, packet.duration, packet.time_base = coded.pts, coded.duration, time_base
-            packet.is_keyframe = coded.key
-            packet.dts = _decoding_time(shown, place, reorder)
-            yield packet
-            place += 1
+    everything = (coded for path in paths for coded in read_packets(path))
+    for place, coded in enumerate(everything):
+        packet: av.Packet[Any] = av.Packet(coded.data)
+        packet.pts, packet.duration, packet.time_base = coded.pts, coded.duration, time_base
+        packet.is_keyframe = coded.key
+        packet.dts = _decoding_time(shown, place, reorder, coded.pts)
+        yield packet
 
 
-def _decoding_time(shown: list[int], place: int, reorder: int) -> int:
-    if place >= reorder:
-        return shown[place - reorder]
-    return shown[place] - (shown[reorder] - shown[0])
+def _decoding_time(shown: list[int], place: int, reorder: int, pts: int) -> int:
+    lag = shown[reorder] - shown[0]
+    if place < reorder:
+        return shown[place] - lag
+    if place == len(shown) - 1:  # mp4 counts its duration from here; so it ends when it should
+        return max(shown[place - reorder], pts - lag)
+    return shown[place - reorder]
 
 
 def write_joined(
