@@ -1,6 +1,6 @@
 """Every clip of a folder, whole and cut off and gone on with: are the two outputs the same?
 
-    python benchmarks/resume.py CLIPS [--only NAME] [--frames 20] [--seconds 6] [--json FILE]
+    python benchmarks/resume.py CLIPS [--only NAME] [--frames 12] [--seconds 3] [--json FILE]
 
 CLIPS has folders of clips. Each is doubled by repeating its samples, in segments of `--frames`
 frames: once whole, once by processes that are killed with SIGKILL in the midst of their first
@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import hashlib
 import json
+import multiprocessing
 import os
 import signal
 import tempfile
@@ -36,8 +37,10 @@ from vidsr.request import EngineRequest, Job, SizeRequest
 from vidsr.resume import frames_kept
 from vidsr.stages import Repeat
 
-LARGEST = 1 << 21  # pixels of the source; larger ones are cut to a few segments
-FAST = EncoderRequest(preset="veryfast", threads=1)  # reorders frames
+# Children of a process that has imported everything and never had a thread.
+PROCESSES = multiprocessing.get_context("forkserver")
+LARGEST = 1 << 19  # pixels of the source; larger ones are cut to a few segments
+FAST = EncoderRequest(preset="superfast", threads=1)  # reorders frames
 
 
 class Deadly(Repeat):
@@ -48,6 +51,7 @@ class Deadly(Repeat):
         self.left = left
 
     def __call__(self, rgb: Any) -> Any:
+        """See `Stage`."""
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         self.left -= 1
@@ -68,12 +72,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("clips", type=Path)
     parser.add_argument("--only", default="", help="part of a path")
-    parser.add_argument("--frames", type=int, default=20, help="of a segment")
+    parser.add_argument("--frames", type=int, default=12, help="of a segment")
     parser.add_argument(
-        "--seconds", type=Fraction, default=Fraction(6), help="of each clip at most"
+        "--seconds", type=Fraction, default=Fraction(3), help="of each clip at most"
     )
     parser.add_argument("--json", type=Path, default=Path("resume.json"))
     options = parser.parse_args()
+    PROCESSES.set_forkserver_preload(["vidsr.job"])
     paths = [p for p in options.clips.rglob("*.*") if p.suffix != ".md" and options.only in str(p)]
     print(f"{'clip':52} {'frames':>6}  {'cut after, kept':28} outcome")
     rows = [measure(path, options) for path in sorted(paths)]
@@ -139,14 +144,16 @@ def cuts(frames: int, segment: int) -> Iterator[int]:
 def killed_at(planned: Plan, frame: int) -> bool:
     """Whether a process that works on the plan was killed when it met that frame."""
     left = frame - frames_kept(planned.destination)
-    child = os.fork()
-    if child == 0:
-        with contextlib.suppress(BaseException):
-            for _ in run(planned, stages=[Deadly(left)]):
-                pass
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    child = PROCESSES.Process(target=run_until, args=(planned, left))
+    child.start()
+    child.join()
+    return child.exitcode == -signal.SIGKILL
+
+
+def run_until(planned: Plan, left: int) -> None:
+    """Work on a plan and be killed at the picture after so many."""
+    for _ in run(planned, stages=[Deadly(left)]):
+        pass
 
 
 def last_of(planned: Plan) -> tuple[int, Result]:

@@ -55,6 +55,7 @@ from vidsr.resume import (
     Workplace,
     bytes_kept,
     engine_of,
+    hash_of,
     identity_of,
     segment_frames,
 )
@@ -259,7 +260,7 @@ def _join(plan: Plan, place: Workplace, manifest: Manifest) -> tuple[ReadReport,
     """Write the output from its segments and one more pass over the other streams."""
     reader = VideoReader(plan.info, copied=_copied(plan), trim=plan.job.trim)
     with _open_output(plan) as writer:
-        if writer.extradata.hex() != manifest.segments[0].extradata:
+        if hash_of(writer.extradata) != manifest.segments[0].headers:
             raise VerificationError(
                 f"{plan.destination}: the segments have other headers than the file; --no-resume "
                 "writes in one go"

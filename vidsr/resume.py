@@ -186,7 +186,7 @@ class Segment:
     """One whole segment."""
 
     frames: int
-    extradata: str  # of its encoder, in hexadecimal
+    headers: str  # `hash_of` its encoder's extradata
     retiled: int  # counted by the stages up to its end; see `Counters`
     recomputed: int
     next: Boundary | None  # where the segment after it begins; None after the last
@@ -236,6 +236,11 @@ class Manifest:
             )
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return None
+
+
+def hash_of(extradata: bytes) -> str:
+    """What stands for an encoder's headers in a manifest, which is written often."""
+    return hashlib.sha256(extradata).hexdigest()
 
 
 def _boundary(facts: dict[str, Any] | None) -> Boundary | None:
@@ -478,11 +483,11 @@ class SegmentWriter:
     def _close(self, border: Boundary | None) -> None:
         if self._encoder is None:  # no frame at all: nothing to keep
             return
-        extradata = self._encoder.finish().hex()
+        headers = hash_of(self._encoder.finish())
         self._encoder.abandon()
         self._encoder = None
         segments = self._manifest.segments
-        if segments and segments[0].extradata != extradata:
+        if segments and segments[0].headers != headers:
             raise VerificationError(
                 f"{self._place.destination}: segment {len(segments)} has other headers than the "
                 "first, so they cannot be joined; --no-resume writes in one go"
@@ -491,7 +496,7 @@ class SegmentWriter:
         segments.append(
             Segment(
                 frames=self._given,
-                extradata=extradata,
+                headers=headers,
                 retiled=now.retiled + (before.retiled if before else 0),
                 recomputed=now.recomputed + (before.recomputed if before else 0),
                 next=border,

@@ -23,6 +23,7 @@ import io
 import os
 import struct
 import zlib
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -243,12 +244,12 @@ def joined(paths: Sequence[Path], time_base: Fraction) -> Iterator[av.Packet[Any
     Raises:
         MediaError: a segment is damaged.
     """
-    shown: list[int] = []  # pts of every frame, in presentation order
+    shown = array("q")  # pts of every frame, in presentation order
     reorder = 0
     for path in paths:
         decoded = _pts_of(path)
         ordered = sorted(decoded)
-        shown += ordered
+        shown.extend(ordered)
         late = (place - bisect_left(ordered, pts) for place, pts in enumerate(decoded))
         reorder = max(reorder, *late) if decoded else reorder
     everything = (coded for path in paths for coded in read_packets(path))
@@ -260,7 +261,7 @@ def joined(paths: Sequence[Path], time_base: Fraction) -> Iterator[av.Packet[Any
         yield packet
 
 
-def _decoding_time(shown: list[int], place: int, reorder: int, pts: int) -> int:
+def _decoding_time(shown: array[int], place: int, reorder: int, pts: int) -> int:
     lag = shown[reorder] - shown[0]
     if place < reorder:
         return shown[place] - lag
