@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SHARED ?= ../shared
 
-.PHONY: demo test check format clips bench clean
+.PHONY: demo test check format clips resume-check bench clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,10 @@ format: $(VENV)/installed-test
 # Every real and awkward clip, whole, with the real network: minutes, so not part of `check`.
 clips: $(VENV)/installed-test
 	$(BIN)/python benchmarks/clips.py $(SHARED)/clips
+
+# Every clip again: killed three times, gone on with, and held against a run that was not killed.
+resume-check: $(VENV)/installed-test
+	$(BIN)/python benchmarks/resume.py $(SHARED)/clips
 
 bench: $(VENV)/installed-test
 	$(BIN)/python benchmarks/pipeline.py $(SHARED)/clips/real

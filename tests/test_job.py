@@ -366,7 +366,7 @@ def midway(make_mkv: ClipMaker, out: Path, monkeypatch: pytest.MonkeyPatch) -> A
     events = run(planned, stages=[Repeat(2)])
     assert isinstance(next(events), Progress)
     assert len(our_threads()) >= 2  # decode, compute, and those of the network
-    assert len(list(out.iterdir())) == 1  # the temporary file
+    assert len(list(out.iterdir())) == 2  # the temporary file and the folder that holds the lock
     return events
 
 

@@ -349,3 +349,27 @@ def test_frames_that_lead_in_pass_the_stages_and_do_not_come_out() -> None:
     found = list(stream(items, plain(Seeing(1))))
     assert [frame.pts for frame in found] == [12, 15, 18]
     assert len(seen) == 7
+
+
+class Counting(Repeat):
+    """Remembers how many pictures it has seen since it was told to forget."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.seen: list[int] = []
+        self.since = 0
+
+    def __call__(self, rgb: Tensor) -> Tensor:
+        self.since += 1
+        self.seen.append(self.since)
+        return rgb
+
+    def reset(self) -> None:
+        self.since = 0
+
+
+def test_a_frame_that_restarts_lets_the_stages_forget_before_it() -> None:
+    stage = Counting()
+    marked = [replace(frame, restart=n in {2, 5}) for n, frame in enumerate(frames(7))]
+    assert len(list(stream(marked, plain(stage)))) == 7
+    assert stage.seen == [1, 2, 1, 2, 3, 1, 2]

@@ -6,7 +6,7 @@ The map of rooms, from the top floor down; imports go down only:
     api          the library: upscale(), colorize(), Upscaler
     batch        many files: what there is, what is done, who does it
     job          THE MAIN PATH: plan(job), run(plan)         | training   how weights are made
-    still        a single picture: the same, in memory
+    still        a single picture: the same, in memory      | resume     what of a long run is done
     networks     which networks a plan takes, how they run, and made ready
     planning     what comes out: size, container, name
     request      Job: what was asked for | events  what a run tells

@@ -54,7 +54,7 @@ def upscale(
         What was done. For every option of the command line, make a `vidsr.job.Job` and `run` it.
 
     Raises:
-        VidsrError: what went wrong; nothing is left behind.
+        VidsrError: what went wrong; nothing is left behind but what a long run goes on from.
     """
     job = Job(
         source=Path(source),
@@ -94,7 +94,7 @@ def colorize(
         `vidsr.job.Job` with a `color` and `run` it.
 
     Raises:
-        VidsrError: what went wrong, an input in color included; nothing is left behind.
+        VidsrError: what went wrong, an input in color included; what is left is as in `upscale`.
     """
     color = ColorRequest(
         model, Look(saturation=saturation), None if reference is None else Path(reference)

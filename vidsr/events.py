@@ -14,11 +14,12 @@ class Progress:
     frames_expected: int
     seconds: float
     busy: dict[str, float]  # share of the time that decode, color, compute, encode were at work
+    resumed: int = 0  # of the frames: done by an earlier run
 
     @property
     def frames_per_second(self) -> float:
-        """Mean rate since the start."""
-        return self.frames / self.seconds if self.seconds else 0.0
+        """Mean rate since the start of this run."""
+        return (self.frames - self.resumed) / self.seconds if self.seconds else 0.0
 
     @property
     def bottleneck(self) -> str:

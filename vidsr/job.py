@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -20,10 +20,12 @@ from vidsr.errors import MediaError, RequestError, VerificationError
 from vidsr.events import Event, Progress, Result
 from vidsr.frame import ColorSpec, Frame, Packet, PixelLayout
 from vidsr.media import images
+from vidsr.media.boundaries import SegmentReader
 from vidsr.media.color import ColorConverter
 from vidsr.media.encoders import VideoFormat, choose_format
 from vidsr.media.probe import VideoInfo, probe
 from vidsr.media.reader import ReadReport, Trim, VideoReader
+from vidsr.media.segments import LibavSegment, joined, write_joined
 from vidsr.media.snapshot import frames_along
 from vidsr.media.writer import TrackPlan, VideoWriter, WriteReport
 from vidsr.networks import (
@@ -47,7 +49,17 @@ from vidsr.planning import (
     wanted_destination,
 )
 from vidsr.request import Job
-from vidsr.stages import Stage
+from vidsr.resume import (
+    Manifest,
+    SegmentWriter,
+    Workplace,
+    bytes_kept,
+    engine_of,
+    hash_of,
+    identity_of,
+    segment_frames,
+)
+from vidsr.stages import Counters, Stage
 from vidsr.still import StillPlan, plan_still, run_still
 
 REPORT_SECONDS = 0.5
@@ -72,6 +84,7 @@ class Plan:
     tracks: tuple[TrackPlan, ...]
     notes: tuple[str, ...]  # what will change or be lost, and why
     disk_bytes: int  # estimate
+    segment_frames: int = 0  # of each segment that a run works in; 0 writes in one go
 
     @property
     def frames_expected(self) -> int:
@@ -112,10 +125,8 @@ def plan(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
     destination, tracks, moved = choose_container(info, wanted, explicit=explicit, video=video)
     check_destination(job.source, destination, overwrite=job.overwrite)
     dropped = [f"{track.stream} is dropped: {track.reason}" for track in tracks if track.reason]
-    disk = _estimate_disk(info, video)
-    check_disk(destination.parent, disk)
     tinted = _judge_video(job, info)
-    return Plan(
+    planned = Plan(
         job=job,
         info=info,
         destination=destination,
@@ -129,8 +140,20 @@ def plan(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
             *(*moved, *dropped, *changes),
             *(*_warnings(info, engine), *size_warnings(target)),
         ),
-        disk_bytes=disk,
+        disk_bytes=_estimate_disk(info, video),
     )
+    planned = _in_segments(planned)
+    check_disk(destination.parent, planned.disk_bytes - bytes_kept(destination))
+    return planned
+
+
+def _in_segments(plan: Plan) -> Plan:
+    """The same plan for a run in segments, if it is long enough; see Note [Resume]."""
+    frames = segment_frames(plan.engine, plan.color, (plan.info.width, plan.info.height))
+    short = 0 < plan.frames_expected <= frames  # 0: the header does not say
+    if short or not plan.job.resume:
+        return plan
+    return replace(plan, segment_frames=frames, disk_bytes=2 * plan.disk_bytes)
 
 
 def run(
@@ -139,7 +162,8 @@ def run(
     """Do it: yields `Progress` now and then and one `Result` at the end.
 
     The output appears under its final name only when it is whole and verified. Closing the
-    iterator, or an exception thrown into it, stops everything and leaves nothing behind.
+    iterator, or an exception thrown into it, stops everything and leaves nothing behind but whole
+    segments, from which the same job goes on.
 
     Args:
         plan: from `plan`.
@@ -151,34 +175,146 @@ def run(
     if isinstance(plan, StillPlan):
         yield run_still(plan, stages)
         return
+    with Workplace(plan.destination) as place:
+        # Whoever held the place a moment ago may have finished this very output.
+        check_destination(plan.job.source, plan.destination, overwrite=plan.job.overwrite)
+        if plan.segment_frames:
+            result = yield from _run_in_segments(plan, place, stages)
+        else:
+            result = yield from _run_in_one_go(plan, stages)
+        place.clear()
+    yield result
+
+
+def _run_in_one_go(plan: Plan, stages: list[Stage] | None) -> Generator[Event, None, Result]:
     torch.set_num_threads(plan.engine.threads)
     streams = _streams(plan, stages)
     reader = VideoReader(
         plan.info, copied=_copied(plan), threads=0, trim=plan.job.trim, lead=_lead(plan)
     )
-    with VideoWriter(
-        plan.destination,
-        source=plan.info,
-        video=plan.video,
-        tracks=plan.tracks,
-        start=plan.job.trim.start,
-        end=plan.job.trim.end,
-    ) as writer:
-        clock = _Clock(plan.frames_expected)
-        limit = QUEUED_FRAMES * plan.video.frame_bytes
-        with contextlib.ExitStack() as queues:
-            items = clock.watch("decode", queues.enter_context(_ahead(reader, limit, "decode")))
-            for name, workers in streams.items():
-                queue = queues.enter_context(_ahead(stream(items, workers), limit, name))
-                items = clock.watch(name, queue)
+    clock = _Clock(plan.frames_expected)
+    with _open_output(plan) as writer:
+        with _processed(plan, reader, streams, clock) as items:
             for item in items:
                 writer.write(item)
                 if isinstance(item, Frame) and (progress := clock.progress(writer.report.frames)):
                     yield progress
         _check_read(plan, reader.report)
         report = writer.finish()
+    return _result(plan, _counted(streams), reader.report, report, clock)
+
+
+def _run_in_segments(
+    plan: Plan, place: Workplace, stages: list[Stage] | None
+) -> Generator[Event, None, Result]:
+    """Encode what no earlier run has, segment by segment, then join all; see Note [Resume]."""
+    asked = (plan.job, plan.engine, plan.color, plan.video, plan.segment_frames)
+    manifest, afresh = place.begin(identity_of(*asked), engine_of(plan.engine))
+    engine = replace(plan.engine, **manifest.engine)
+    plan = replace(plan, engine=engine, notes=(*plan.notes, *afresh))
+    clock = _Clock(plan.frames_expected, resumed=manifest.frames)
+    yield clock.now(manifest.frames)
+    if manifest.end is None:
+        yield from _encode_segments(plan, place, manifest, stages, clock)
+    if not manifest.segments:
+        _check_read(plan, ReadReport())
+    read, written = _join(plan, place, manifest)
+    last = manifest.segments[-1]
+    return _result(plan, Counters(last.retiled, last.recomputed), read, written, clock)
+
+
+def _encode_segments(
+    plan: Plan, place: Workplace, manifest: Manifest, stages: list[Stage] | None, clock: _Clock
+) -> Generator[Event, None, None]:
+    torch.set_num_threads(plan.engine.threads)
+    streams = _streams(plan, stages)
+    reader = SegmentReader(
+        plan.info,
+        frames=plan.segment_frames,
+        trim=plan.job.trim,
+        lead=_lead(plan),
+        begin=manifest.segments[-1].next if manifest.segments else None,
+    )
+
+    def encoder(path: Path) -> LibavSegment:
+        return LibavSegment(path, destination=plan.destination, source=plan.info, video=plan.video)
+
+    with SegmentWriter(
+        place,
+        manifest,
+        reader,
+        frames=plan.segment_frames,
+        encoder=encoder,
+        counters=lambda: _counted(streams),
+    ) as writer:
+        with _processed(plan, reader, streams, clock) as items:
+            for item in items:
+                if isinstance(item, Frame):
+                    writer.write(item)
+                    if progress := clock.progress(writer.frames):
+                        yield progress
+        writer.finish(reader.report)
+
+
+def _join(plan: Plan, place: Workplace, manifest: Manifest) -> tuple[ReadReport, WriteReport]:
+    """Write the output from its segments and one more pass over the other streams."""
+    reader = VideoReader(plan.info, copied=_copied(plan), trim=plan.job.trim)
+    with _open_output(plan) as writer:
+        if hash_of(writer.extradata) != manifest.segments[0].headers:
+            raise VerificationError(
+                f"{plan.destination}: the segments have other headers than the file; --no-resume "
+                "writes in one go"
+            )
+        video = joined(place.paths(manifest), plan.info.time_base)
+        write_joined(writer, video, reader.copies())
+        assert manifest.end is not None
+        read = _added(manifest.end, reader.report)
+        _check_read(plan, read)
+        return read, writer.finish()
+
+
+def _added(decoded: ReadReport, copied: ReadReport) -> ReadReport:
+    """What was met by decoding, perhaps in several runs, and by the pass over the packets."""
+    return replace(
+        copied,
+        frames=decoded.frames,
+        trimmed=decoded.trimmed,
+        damaged=decoded.damaged,
+        undecodable=decoded.undecodable,
+        broken_off=decoded.broken_off or copied.broken_off,
+    )
+
+
+def _open_output(plan: Plan) -> VideoWriter:
+    return VideoWriter(
+        plan.destination,
+        source=plan.info,
+        video=plan.video,
+        tracks=plan.tracks,
+        start=plan.job.trim.start,
+        end=plan.job.trim.end,
+    )
+
+
+@contextlib.contextmanager
+def _processed(
+    plan: Plan, reader: Iterable[Item], streams: dict[str, list[Worker]], clock: _Clock
+) -> Iterator[Iterable[Item]]:
+    """What is read, after all streams, everything at work beside whoever iterates."""
+    limit = QUEUED_FRAMES * plan.video.frame_bytes
+    with contextlib.ExitStack() as queues:
+        items = clock.watch("decode", queues.enter_context(_ahead(reader, limit, "decode")))
+        for name, workers in streams.items():
+            queue = queues.enter_context(_ahead(stream(items, workers), limit, name))
+            items = clock.watch(name, queue)
+        yield items
+
+
+def _counted(streams: dict[str, list[Worker]]) -> Counters:
+    """The fallbacks of all stages."""
     chains = [worker.chain for workers in streams.values() for worker in workers]
-    yield _result(plan, chains, reader.report, report, clock)
+    each = {id(chain): chain for chain in chains}.values()  # on a device, slots share one
+    return fallbacks([stage for chain in each for stage in chain.stages])
 
 
 def _ahead(items: Iterable[Item], limit: int, name: str) -> Ahead[Item]:
@@ -276,8 +412,9 @@ def _seconds_of(plan: Plan, stages: list[Stage]) -> float:
 class _Clock:
     """Turns what the threads did into progress."""
 
-    def __init__(self, expected: int) -> None:
+    def __init__(self, expected: int, resumed: int = 0) -> None:
         self.expected = expected
+        self.resumed = resumed  # frames of earlier runs
         self.began = self.reported = time.perf_counter()
         self.queues: dict[str, Ahead[Item]] = {}  # in the order in which frames pass them
 
@@ -295,7 +432,11 @@ class _Clock:
         if now - self.reported < REPORT_SECONDS:
             return None
         self.reported = now
-        return Progress(frames, self.expected, self.seconds, self.shares())
+        return self.now(frames)
+
+    def now(self, frames: int) -> Progress:
+        """A report."""
+        return Progress(frames, self.expected, self.seconds, self.shares(), self.resumed)
 
     def shares(self) -> dict[str, float]:
         """How much of the time each part was at work and not waiting for another."""
@@ -330,7 +471,7 @@ def _damage(plan: Plan, report: ReadReport) -> list[str]:
 
 
 def _result(
-    plan: Plan, chains: list[Chain], read: ReadReport, written: WriteReport, clock: _Clock
+    plan: Plan, counted: Counters, read: ReadReport, written: WriteReport, clock: _Clock
 ) -> Result:
     if read.frames != written.frames:
         raise VerificationError(
@@ -345,8 +486,6 @@ def _result(
     notes += written.not_kept
     if written.empty:
         notes.append(f"empty streams of the input were left out: {written.empty}")
-    each = {id(chain): chain for chain in chains}.values()  # on a device, slots share one
-    counted = fallbacks([stage for chain in each for stage in chain.stages])
     return Result(
         destination=plan.destination,
         width=plan.video.width,

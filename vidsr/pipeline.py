@@ -131,6 +131,11 @@ class Chain:
             and (ours.color.matrix, ours.color.range) == (theirs.color.matrix, theirs.color.range)
         )
 
+    def reset(self) -> None:
+        """Let the stages forget earlier pictures."""
+        for stage in self.stages:
+            stage.reset()
+
     @torch.inference_mode()
     def run(self, planes: list[Tensor], out: list[Tensor], faulty: Tensor) -> None:
         """Compute one frame; `faulty` is set where a half-precision tile was not finite."""
@@ -220,6 +225,8 @@ class _Slot:
         lanes, (*planes, faulty) = self.lanes, self.device_out
         lanes.copy_in.submit(lambda: _copy(self.host_in, self.device_in))
         lanes.compute.wait(lanes.copy_in.record())
+        if frame.restart:
+            lanes.compute.submit(self.chain.reset)
         lanes.compute.submit(lambda: self.chain.run(self.device_in, planes, faulty))
         lanes.copy_out.wait(lanes.compute.record())
         lanes.copy_out.submit(lambda: _copy(self.device_out, self.host_out))

@@ -85,6 +85,7 @@ class Job:
     overwrite: bool = False
     strict: bool = False  # damaged input is an error
     color: ColorRequest | None = None  # None: the source's own is kept
+    resume: bool = True  # a long run works in segments, and goes on after an interruption
 
     def __post_init__(self) -> None:
         if self.size is None and self.color is None:

@@ -25,6 +25,7 @@ from vidsr.cli.screen import (
     draw_batch_json,
     draw_json,
     draw_nothing,
+    keeping,
     print_checks,
     print_json,
     print_plan,
@@ -88,6 +89,7 @@ def upscale(
     force: words.Force = False,
     overwrite: words.Overwrite = False,
     strict: words.Strict = False,
+    no_resume: words.NoResume = False,
     dry_run: words.DryRun = False,
     as_json: words.Json = False,
     quiet: words.Quiet = False,
@@ -114,6 +116,7 @@ def upscale(
             trim=Trim(words.parse_time(start), words.parse_time(end)),
             overwrite=overwrite,
             strict=strict,
+            resume=not no_resume,
         )
         _run(job, sources, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
@@ -141,6 +144,7 @@ def colorize(
     end: words.End = None,
     overwrite: words.Overwrite = False,
     strict: words.Strict = False,
+    no_resume: words.NoResume = False,
     dry_run: words.DryRun = False,
     as_json: words.Json = False,
     quiet: words.Quiet = False,
@@ -168,6 +172,7 @@ def colorize(
             trim=Trim(words.parse_time(start), words.parse_time(end)),
             overwrite=overwrite,
             strict=strict,
+            resume=not no_resume,
         )
         _run(job, sources, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
@@ -215,7 +220,7 @@ def _run(job: Job, sources: list[Path], *, dry_run: bool, as_json: bool, quiet: 
         print_plan(planned, as_json)
         return
     show = draw_json if as_json else draw_nothing if quiet else draw
-    with contextlib.closing(run(planned)) as events:
+    with keeping(planned), contextlib.closing(run(planned)) as events:
         show(planned, events)
 
 

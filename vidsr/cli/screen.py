@@ -51,12 +51,33 @@ def reporting(as_json: bool) -> Iterator[None]:
         _fail(exc, as_json)
 
 
+@contextlib.contextmanager
+def keeping(planned: Plan | StillPlan) -> Iterator[None]:
+    """Say, when a run ends before its end, whether the same command goes on from there."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; {_kept(planned) or 'nothing was written'}") from None
+    except VidsrError as exc:
+        if kept := _kept(planned):
+            exc.add_note(kept)
+        raise
+
+
+def _kept(planned: Plan | StillPlan) -> str:
+    from vidsr.resume import frames_kept
+
+    frames = frames_kept(planned.destination) if getattr(planned, "segment_frames", 0) else 0
+    return f"{frames} frames are kept: run the same command to go on from there" if frames else ""
+
+
 def _fail(error: VidsrError, as_json: bool) -> NoReturn:
+    message = "; ".join([str(error), *getattr(error, "__notes__", [])])
     if as_json:
-        facts = {"type": type(error).__name__, "exit_code": error.exit_code, "message": str(error)}
+        facts = {"type": type(error).__name__, "exit_code": error.exit_code, "message": message}
         print_json({"event": "error", **facts})
     else:
-        errors.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
+        errors.print(f"[red]error:[/red] {escape(message)}", soft_wrap=True)
     raise typer.Exit(error.exit_code)
 
 

@@ -75,6 +75,9 @@ PixFmt = Annotated[str | None, typer.Option(help="FFmpeg's name, such as yuv444p
 Start = Annotated[str | None, typer.Option(help="Where to begin: seconds or [H:]M:S.")]
 End = Annotated[str | None, typer.Option(help="Where to stop: seconds or [H:]M:S.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output.")]
+NoResume = Annotated[
+    bool, typer.Option("--no-resume", help="Write in one go; an interruption leaves nothing.")
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Damaged input is an error.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan, do nothing.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]

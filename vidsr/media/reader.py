@@ -79,6 +79,7 @@ class VideoReader:
         threads: int = 0,
         trim: Trim | None = None,
         lead: int = 0,
+        begin: Fraction | None = None,
     ) -> None:
         """Prepare to read the processed stream of `info`, passing on the `copied` streams.
 
@@ -88,12 +89,15 @@ class VideoReader:
             threads: of the decoder; 0 lets FFmpeg choose.
             trim: what to keep.
             lead: how many frames from just before the start are yielded too, marked as such.
+            begin: a moment inside the trim, in seconds on the file's own clock; what lies well
+                before it may be skipped. None skips nothing.
         """
         self.info = info
         self.copied = copied
         self.threads = threads
         self.trim = trim or Trim()
         self.lead = lead if self.trim.start else 0
+        self.begin = begin
         self.report = ReadReport(copied=dict.fromkeys(copied, 0))
         self._next_pts = 0
         self._leading: deque[Frame] = deque(maxlen=self.lead)
@@ -121,20 +125,40 @@ class VideoReader:
             assert isinstance(video, av.VideoStream)
             video.codec_context.thread_count = self.threads
             video.thread_type = "AUTO"
-            target = self._seek_target()
-            if target is not None:
-                container.seek(target)
-            past_end: set[int] = set()
-            for packet in self._demux(container):
-                if self._past_end(packet):
-                    past_end.add(packet.stream_index)
-                    if past_end >= self._steady:
-                        break
-                elif packet.stream_index != self.info.video:
+            for packet in self._inside(container):
+                if packet.stream_index != self.info.video:
                     yield from self._copy(packet)
                 else:
                     yield from self._decode(packet)
             yield from self._drain(video)
+
+    def copies(self) -> Iterator[Packet]:
+        """The copied streams' packets alone, as iterating yields them; decodes nothing.
+
+        Raises:
+            MediaError: the file cannot be opened.
+        """
+        path = self.info.path
+        with translated(path, "reading"), open_input(path) as container:
+            for packet in self._inside(container):
+                if packet.stream_index != self.info.video:
+                    yield from self._copy(packet)
+                else:
+                    self.report.packets += 1
+
+    def _inside(self, container: av.container.InputContainer) -> Iterator[av.Packet[Any]]:
+        """The packets from the start on until every steady stream is past the end."""
+        target = self._seek_target()
+        if target is not None:
+            container.seek(target)
+        past_end: set[int] = set()
+        for packet in self._demux(container):
+            if not self._past_end(packet):
+                yield packet
+                continue
+            past_end.add(packet.stream_index)
+            if past_end >= self._steady:
+                break
 
     def _seek_target(self) -> int | None:
         """Where to go, in microseconds, so that a key frame at or before the start comes next.
@@ -142,6 +166,8 @@ class VideoReader:
         Formats without an index (MPEG-TS) go to no key frame, so this tries, further and further
         back; None is the file's beginning.
         """
+        if self.begin is not None:
+            return self._target_before(self.begin)
         if not self.trim.start:
             return None
         start, back = self.trim.start - self.lead / self.info.frame_rate, Fraction(0)
@@ -155,6 +181,22 @@ class VideoReader:
                     return None
                 moment = _next_key_frame(container, self.info.video)
                 if moment is not None and moment <= start:
+                    return target
+                back = 2 * back + 1
+        return None
+
+    def _target_before(self, begin: Fraction) -> int | None:
+        """As `_seek_target`, with one more key frame between there and `begin`."""
+        back = Fraction(0)
+        with open_input(self.info.path) as container:
+            first = Fraction(container.start_time or 0, av.time_base)
+            while begin - back > first:
+                target = int((begin - back) * av.time_base)
+                try:
+                    container.seek(target)
+                except av.error.FFmpegError:  # no index, or a raw stream
+                    return None
+                if _key_frames_until(begin, container, self.info.video) >= 2:
                     return target
                 back = 2 * back + 1
         return None
@@ -270,3 +312,17 @@ def _next_key_frame(container: av.container.InputContainer, video: int) -> Fract
         if packet.is_keyframe and packet.pts is not None and packet.size:
             return Fraction(packet.pts * packet.time_base)
     return None
+
+
+def _key_frames_until(end: Fraction, container: av.container.InputContainer, video: int) -> int:
+    """How many key frames come from here on that are shown by `end`, a moment in seconds."""
+    count = 0
+    for packet in container.demux(video):
+        moment = packet.pts if packet.dts is None else packet.dts
+        if moment is None:
+            continue
+        if moment * packet.time_base > end:
+            break
+        shown = packet.pts is not None and packet.pts * packet.time_base <= end
+        count += packet.is_keyframe and shown
+    return count

@@ -94,6 +94,7 @@ class VideoWriter:
         self._end = 0  # of the last frame, in its time base
         self._first_dts: int | None = None
         self._info, self._format = source, video
+        self._latest: list[av.Packet[Any]] = []  # of those that came encoded; not yet written
         self._source = source.video
         self._time_base = source.time_base
         self._pix_fmt = video.pix_fmt
@@ -146,6 +147,31 @@ class VideoWriter:
             else:
                 self._copy(item)
 
+    def write_encoded(self, packet: av.Packet[Any]) -> None:
+        """Take a packet of the processed stream; a file has frames or such packets, not both.
+
+        Args:
+            packet: with pts, dts and duration in the source's time base, in decoding order.
+
+        Raises:
+            MediaError: the disk refuses.
+        """
+        assert packet.pts is not None
+        self._pts.append(packet.pts)
+        self.report.frames += 1
+        end = packet.pts + (packet.duration or 0)
+        self._end = max(self._end, end)
+        self._given[self._source].reach(packet.pts * self._time_base, end * self._time_base)
+        packet.stream = self._video
+        with translated(self.path, "writing"):
+            self._mux_video(self._latest)
+        self._latest = [packet]
+
+    @property
+    def extradata(self) -> bytes:
+        """The headers of the encoder, as the file has them."""
+        return self._video.codec_context.extradata or b""
+
     def finish(self) -> WriteReport:
         """Flush, close, verify, and rename over the final name.
 
@@ -155,22 +181,17 @@ class VideoWriter:
         """
         assert self._file is not None
         with translated(self.path, "finishing the output"):
-            self._mux_video(self._end_in_time(_mend_dts(self._video.encode(None))))
+            packets = self._latest or _mend_dts(self._video.encode(None))
+            self._mux_video(self._end_in_time(packets))
             self._file.close()
             self._file = None
             self._verify()
             self.report.bytes = self._part.stat().st_size
-            _flush_to_disk(self._part)
+            flush_to_disk(self._part)
             self._part.replace(self.path)
         return self.report
 
     def _encode(self, frame: Frame) -> None:
-        picture = repacked(picture_of(frame.planes, frame.layout), self._pix_fmt)
-        picture.pts, picture.time_base = frame.pts, frame.time_base
-        picture.duration = frame.duration
-        color = frame.color
-        picture.colorspace, picture.color_range = int(color.matrix), int(color.range)
-        picture.color_primaries, picture.color_trc = color.primaries, color.transfer
         if self._pts and frame.pts <= self._pts[-1]:
             raise MediaError(
                 f"{self.path}: two frames at pts {frame.pts} ({float(frame.pts * frame.time_base)} "
@@ -180,7 +201,7 @@ class VideoWriter:
         self.report.frames += 1
         self._end = frame.pts + frame.duration
         self._given[self._source].reach(frame.pts * frame.time_base, self._end * frame.time_base)
-        self._mux_video(self._video.encode(picture))
+        self._mux_video(self._video.encode(encodable(frame, self._pix_fmt)))
 
     def _mux_video(self, packets: list[av.Packet[Any]]) -> None:
         assert self._file is not None
@@ -290,7 +311,7 @@ class VideoWriter:
         delay = Fraction(0)
         if written and muxer_of(self.path) in DELAYED:
             delay, allowed = written[0] - self._pts[0] * self._time_base, tick  # rounded twice
-        for pts, moment in zip(self._pts, written, strict=True):
+        for pts, moment in zip(sorted(self._pts), written, strict=True):
             if abs(pts * self._time_base + delay - moment) > allowed:
                 raise VerificationError(
                     f"{self.path}: the frame at {float(pts * self._time_base):.6f} s was written "
@@ -363,6 +384,17 @@ def can_hold(suffix: str, source: VideoInfo, track: StreamInfo, encoder: str) ->
     return True
 
 
+def encodable(frame: Frame, pix_fmt: str) -> av.VideoFrame:
+    """A frame as an encoder takes it, with its time and color tags."""
+    picture = repacked(picture_of(frame.planes, frame.layout), pix_fmt)
+    picture.pts, picture.time_base = frame.pts, frame.time_base
+    picture.duration = frame.duration
+    color = frame.color
+    picture.colorspace, picture.color_range = int(color.matrix), int(color.range)
+    picture.color_primaries, picture.color_trc = color.primaries, color.transfer
+    return picture
+
+
 def _mend_dts(packets: list[av.Packet[Any]]) -> list[av.Packet[Any]]:
     """Give the last packets decoding times again where the encoder made them up.
 
@@ -388,7 +420,7 @@ def _add_stream(
     template = original.streams[track.stream.index]
     stream: Any
     if track.action == "process":
-        stream = _add_video(file, source, video)
+        stream = add_video(file, source, video)
         stream.metadata.update(_copy_tags(template.metadata, _STATISTICS_TAGS))
     elif track.stream.cover and file.format.name == "matroska":
         return _attach_cover(file, original, track.stream)
@@ -414,9 +446,10 @@ def _attach_cover(
     return file.add_attachment(template.metadata.get("filename", name), mimetype, data)
 
 
-def _add_video(
+def add_video(
     file: av.container.OutputContainer, source: VideoInfo, video: VideoFormat
 ) -> av.VideoStream:
+    """Add the processed stream; its encoder opens with the header or the first picture."""
     stream = file.add_stream(
         video.encoder,
         rate=source.frame_rate,
@@ -479,7 +512,8 @@ def _chapters(
     return kept
 
 
-def _flush_to_disk(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file, or what a folder lists, survives a loss of power."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
