@@ -11,7 +11,7 @@ import av
 
 from vidsr.frame import Frame
 from vidsr.media.encoders import EncoderRequest, choose_format
-from vidsr.media.probe import probe
+from vidsr.media.probe import VideoInfo, probe
 from vidsr.media.reader import ReadReport, Trim, VideoReader
 from vidsr.media.writer import TrackPlan, VideoWriter, WriteReport
 
@@ -34,10 +34,11 @@ def pass_through(
     encoder: EncoderRequest = FAST,
     trim: Trim | None = None,
     drop: Collection[int] = (),
+    info: VideoInfo | None = None,
 ) -> Passage:
     """Read a file and write it again, each sample repeated `scale` times both ways."""
     trim = trim or Trim()
-    info = probe(source)
+    info = info or probe(source)
     video, _ = choose_format(info, (scale * info.width, scale * info.height), encoder)
     video = replace(video, sample_aspect=info.sample_aspect)
     actions = {stream.index: "drop" if stream.index in drop else "copy" for stream in info.streams}

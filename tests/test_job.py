@@ -28,6 +28,7 @@ from vidsr.errors import DeviceError, MediaError, OutOfMemory, RequestError
 from vidsr.events import Event, Progress, Result
 from vidsr.job import Plan, plan, run
 from vidsr.media import images
+from vidsr.media.deinterlace import Deinterlace
 from vidsr.media.encoders import EncoderRequest
 from vidsr.media.probe import probe
 from vidsr.media.reader import Trim
@@ -712,6 +713,26 @@ def test_a_turned_clip_is_asked_by_its_shown_height(clips: Path, out: Path) -> N
     planned = plan(Job(clip, out / "a.mp4", SizeRequest(height=shown[1] * 2)))
     assert isinstance(planned, Plan)
     assert (planned.video.width, planned.video.height) == (info.width * 2, info.height * 2)
+
+
+# ------------------------------------------------------------------ fields
+
+
+@pytest.mark.parametrize(("wanted", "factor"), [("frame", 1), ("field", 2), ("off", 1)])
+def test_interlaced_pictures_are_deinterlaced_as_asked_and_it_is_said(
+    clips: Path, out: Path, wanted: Deinterlace, factor: int
+) -> None:
+    clip = clips / "awkward" / "interlaced_480i_sar32-27.mp4"
+    trim = Trim(Fraction(1, 5), Fraction(2, 5))  # six frames
+    fast = EncoderRequest(preset="ultrafast")
+    result = repeat_once(clip, out / "a.mp4", trim=trim, encoder=fast, deinterlace=wanted)
+    expected = [moment - trim.start for moment in moments(clip) if trim.holds(moment)]
+    halves = [moment + Fraction(1, 60) for moment in expected]
+    assert moments(out / "a.mp4") == sorted([*expected, *(halves if factor == 2 else [])])
+    assert result.frames_in == result.frames_out == 6 * factor
+    assert probe(out / "a.mp4").interlaced is (wanted == "off")
+    said = {"frame": "one picture for each (", "field": "the frame rate is doubled", "off": "as it"}
+    assert any("interlaced" in note and said[wanted] in note for note in result.notes)
 
 
 # ------------------------------------------------------------------ stills

@@ -21,6 +21,7 @@ from vidsr.events import Event, Progress, Result
 from vidsr.frame import ColorSpec, Frame, Packet, PixelLayout
 from vidsr.media import images
 from vidsr.media.color import ColorConverter
+from vidsr.media.deinterlace import decide_deinterlacing
 from vidsr.media.encoders import VideoFormat, choose_format
 from vidsr.media.probe import VideoInfo, probe
 from vidsr.media.reader import ReadReport, Trim, VideoReader
@@ -97,7 +98,7 @@ def plan(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
     """
     if images.is_picture(job.source):
         return plan_still(job, cache_dir)
-    info = probe(job.source)
+    info, fields = decide_deinterlacing(probe(job.source), job.deinterlace)
     shape = Shape(
         info.width, info.height, info.sample_aspect or Fraction(1), bool(info.rotation % 180)
     )
@@ -125,7 +126,7 @@ def plan(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
         video=video,
         tracks=tracks,
         notes=(
-            *tinted,
+            *(*tinted, *fields),
             *(*moved, *dropped, *changes),
             *(*_warnings(info, engine), *size_warnings(target)),
         ),
@@ -336,7 +337,7 @@ def _result(
         raise VerificationError(
             f"{plan.destination}: {read.frames} frames went in, {written.frames} came out"
         )
-    silent = read.packets - read.frames - read.trimmed - read.undecodable
+    silent = read.packets - read.decoded - read.undecodable
     notes = [*plan.notes, *_damage(plan, read)]
     if silent > 0 and plan.job.trim == Trim():
         notes.append(f"{silent} packets gave no picture (outside an edit list, or empty)")
@@ -397,8 +398,6 @@ def _sample_aspect(info: VideoInfo, target: Target) -> Fraction | None:
 
 def _warnings(info: VideoInfo, engine: EnginePlan) -> list[str]:
     notes = []
-    if info.interlaced:
-        notes.append("interlaced input is processed as it is: combed edges may show")
     if info.color.is_hdr:
         notes.append("HDR: the code values are enlarged as they are, nothing is tone-mapped")
         if engine.weights.twin is not None:

@@ -85,6 +85,7 @@ def upscale(
     pix_fmt: words.PixFmt = None,
     start: words.Start = None,
     end: words.End = None,
+    deinterlace: words.Deinterlace = words.DeinterlaceWord.frame,
     colored: Annotated[
         bool, typer.Option("--colorize", help="Color it first; see `vidsr colorize -h`.")
     ] = False,
@@ -121,6 +122,7 @@ def upscale(
             color=(color or ColorRequest()) if colored else None,
             encoder=EncoderRequest(encoder, crf, preset, words.parse_pairs(enc or []), pix_fmt),
             trim=Trim(words.parse_time(start), words.parse_time(end)),
+            deinterlace=deinterlace.value,
             overwrite=overwrite,
             strict=strict,
         )
@@ -148,6 +150,7 @@ def colorize(
     pix_fmt: words.PixFmt = None,
     start: words.Start = None,
     end: words.End = None,
+    deinterlace: words.Deinterlace = words.DeinterlaceWord.frame,
     overwrite: words.Overwrite = False,
     strict: words.Strict = False,
     dry_run: words.DryRun = False,
@@ -173,6 +176,7 @@ def colorize(
             color=color or ColorRequest(),
             encoder=EncoderRequest(encoder, crf, preset, words.parse_pairs(enc or []), pix_fmt),
             trim=Trim(words.parse_time(start), words.parse_time(end)),
+            deinterlace=deinterlace.value,
             overwrite=overwrite,
             strict=strict,
         )

@@ -77,6 +77,9 @@ class VideoInfo:
     top_field_first: bool
     chapters: int
     common_clock: int  # ticks per second of the coarsest clock that every stream's ticks fall on
+    # What the reader shall make of woven fields; all of the above is then said of its pictures.
+    deinterlace: Literal["frame", "field"] | None = None
+    fields_flagged: bool = True  # each picture's own flag says whether it is woven
 
     @property
     def video_stream(self) -> StreamInfo:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import av.error
@@ -52,8 +52,20 @@ class _Contents:
     chapters: list[tuple[Fraction, Fraction, str]]
 
 
-def compare(source: Path, written: Path, *, dropped: frozenset[int] = frozenset()) -> list[Check]:
-    """Compare a finished output with its source, leaving out the `dropped` streams of the source.
+def compare(
+    source: Path,
+    written: Path,
+    *,
+    dropped: frozenset[int] = frozenset(),
+    deinterlace: Literal["frame", "field"] | None = None,
+) -> list[Check]:
+    """Compare a finished output with its source.
+
+    Args:
+        source: the file that was read.
+        written: the file that was made of it.
+        dropped: streams of the source that are left out.
+        deinterlace: what became of the source's fields, if they became pictures.
 
     Raises:
         MediaError: one of the two cannot be read.
@@ -63,11 +75,25 @@ def compare(source: Path, written: Path, *, dropped: frozenset[int] = frozenset(
     videos = [s for s in old.info.streams if s.kind == "video" and not s.cover]
     position = sum(s.index not in dropped for s in videos if s.index < old.info.video)
     new = _contents(written, position)
+    if deinterlace is not None:
+        old = _deinterlaced(old, deinterlace)
     return [
         *_compare_time(old, new),
         *_compare_looks(old, new),
         *_compare_tracks(old, new, dropped),
     ]
+
+
+def _deinterlaced(old: _Contents, deinterlace: Literal["frame", "field"]) -> _Contents:
+    """What to expect of a source whose fields became pictures."""
+    old = replace(old, info=replace(old.info, interlaced=False))
+    if deinterlace == "frame" or not old.moments:
+        return old
+    ends = [*old.moments[1:], old.end]
+    middles = [(first + end) / 2 for first, end in zip(old.moments, ends, strict=True)]
+    info = replace(old.info, frame_rate=2 * old.info.frame_rate)
+    moments = sorted([*old.moments, *middles])
+    return replace(old, info=info, moments=moments, tick=old.tick / 2)
 
 
 def _compare_time(old: _Contents, new: _Contents) -> Iterator[Check]:

@@ -27,7 +27,7 @@ from av.codec.context import Flags
 
 from vidsr.errors import MediaError, RequestError, VerificationError
 from vidsr.frame import Frame, Packet
-from vidsr.media.door import open_input, picture_of, repacked, translated
+from vidsr.media.door import Filter, open_input, picture_of, repacked, translated
 from vidsr.media.encoders import VideoFormat
 from vidsr.media.probe import StreamInfo, VideoInfo
 
@@ -96,6 +96,9 @@ class VideoWriter:
         self._source = source.video
         self._time_base = source.time_base
         self._pix_fmt = video.pix_fmt
+        # libx264 takes the field order from each picture, and PyAV has no attribute for that.
+        order = "tff" if source.top_field_first else "bff"
+        self._fields = Filter("setfield", f"mode={order}") if video.interlaced else None
         self._file: av.container.OutputContainer | None = None
         try:
             with translated(path, "opening the output"), open_input(source.path) as original:
@@ -177,7 +180,9 @@ class VideoWriter:
         self._pts.append(frame.pts)
         self.report.frames += 1
         self._end = frame.pts + frame.duration
-        self._mux_video(self._video.encode(picture))
+        pictures = [picture] if self._fields is None else self._fields.push(picture)
+        for flagged in pictures:
+            self._mux_video(self._video.encode(flagged))
 
     def _mux_video(self, packets: list[av.Packet[Any]]) -> None:
         assert self._file is not None
