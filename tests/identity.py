@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -35,6 +35,7 @@ def pass_through(
     trim: Trim | None = None,
     drop: Collection[int] = (),
     info: VideoInfo | None = None,
+    convert: Mapping[int, str] | None = None,
 ) -> Passage:
     """Read a file and write it again, each sample repeated `scale` times both ways."""
     trim = trim or Trim()
@@ -43,8 +44,13 @@ def pass_through(
     video = replace(video, sample_aspect=info.sample_aspect)
     actions = {stream.index: "drop" if stream.index in drop else "copy" for stream in info.streams}
     actions[info.video] = "process"
-    tracks = tuple(TrackPlan(stream, actions[stream.index]) for stream in info.streams)
-    copied = tuple(index for index, action in actions.items() if action == "copy")
+    codecs = dict(convert or {})  # of text subtitles that are converted
+    actions.update(dict.fromkeys(codecs, "convert"))
+    tracks = tuple(
+        TrackPlan(stream, actions[stream.index], codec=codecs.get(stream.index, ""))
+        for stream in info.streams
+    )
+    copied = tuple(index for index, action in actions.items() if action in {"copy", "convert"})
     reader = VideoReader(info, copied=copied, threads=1, trim=trim)
     with VideoWriter(
         path, source=info, video=video, tracks=tracks, start=trim.start, end=trim.end

@@ -193,11 +193,11 @@ def _lead(plan: Plan) -> int:
 
 
 def _copied(plan: Plan) -> tuple[int, ...]:
-    """Streams with packets to copy; attachments are written with the header."""
+    """Streams with packets to copy or convert; attachments are written with the header."""
     return tuple(
         track.stream.index
         for track in plan.tracks
-        if track.action == "copy" and track.stream.kind != "attachment"
+        if track.action in {"copy", "convert"} and track.stream.kind != "attachment"
     )
 
 
@@ -343,6 +343,8 @@ def _result(
         notes.append(f"{silent} packets gave no picture (outside an edit list, or empty)")
     if written.lost_tags:
         notes.append(f"the container cannot hold the tags {', '.join(written.lost_tags)}")
+    for index, count in (+written.wordless).items():
+        notes.append(f"{count} subtitles of stream {index} hold no text and were left out")
     if written.empty:
         notes.append(f"empty streams of the input were left out: {written.empty}")
     each = {id(chain): chain for chain in chains}.values()  # on a device, slots share one

@@ -16,6 +16,7 @@ from vidsr.coloring import Tint
 from vidsr.errors import RequestError
 from vidsr.media.encoders import VideoFormat
 from vidsr.media.probe import StreamInfo, VideoInfo
+from vidsr.media.subtitles import KEPT, encoder_for
 from vidsr.media.writer import MUXERS, TrackPlan, can_hold, muxer_of
 from vidsr.request import Job, SizeRequest
 
@@ -122,8 +123,9 @@ def choose_container(
 ) -> tuple[Path, tuple[TrackPlan, ...], list[str]]:
     """The output's final name, what becomes of each stream, and sentences about it.
 
-    The container that was asked for is kept if it holds every stream that any container holds. If
-    the name was ours to choose, Matroska takes its place, else that is an error.
+    The container that was asked for is kept if it holds every stream that any container holds, text
+    subtitles converted if need be. If the name was ours to choose, Matroska takes its place, else
+    that is an error.
 
     Raises:
         RequestError: the container cannot hold a stream and the user named it.
@@ -131,15 +133,21 @@ def choose_container(
     suffix = destination.suffix.lower()
     if explicit:
         muxer_of(destination)
-    held = {
+    copied = {
         candidate: _holdable(candidate, info, video)
         for candidate in dict.fromkeys((suffix, ".mkv", ".mp4"))
         if candidate in MUXERS
     }
+    held = {candidate: _convertible(candidate, info, copied[candidate]) for candidate in copied}
     best = max(held, key=lambda candidate: len(held[candidate]))  # the first of equals
-    tracks = tuple(_track(stream, info, best, held[best]) for stream in info.streams)
+    tracks = tuple(_track(stream, info, best, copied[best]) for stream in info.streams)
+    converted = [
+        f"{track.stream} becomes {track.codec}: {KEPT[track.codec]} are kept, other style is not"
+        for track in tracks
+        if track.action == "convert"
+    ]
     if best == suffix:
-        return destination, tracks, []
+        return destination, tracks, converted
     if suffix not in MUXERS:
         why = ", which cannot keep timestamps" if suffix == ".avi" else ""
         notes = [f"{best} instead of {suffix or 'a name without suffix'}{why}"]
@@ -148,7 +156,7 @@ def choose_container(
         if explicit:
             raise RequestError(f"{lacking}; -o {destination.with_suffix(best).name} can")
         notes = [f"{best} instead of {suffix}: {lacking}"]
-    return destination.with_suffix(best), tracks, notes
+    return destination.with_suffix(best), tracks, notes + converted
 
 
 def _holdable(suffix: str, info: VideoInfo, video: VideoFormat) -> frozenset[int]:
@@ -157,6 +165,12 @@ def _holdable(suffix: str, info: VideoInfo, video: VideoFormat) -> frozenset[int
         stream.index for stream in info.streams if can_hold(suffix, info, stream, video.encoder)
     }
     return frozenset(held) if info.video in held else frozenset()
+
+
+def _convertible(suffix: str, info: VideoInfo, copied: frozenset[int]) -> frozenset[int]:
+    """What a container takes as it is, and what it takes converted; none if not the video."""
+    text = {s.index for s in info.streams if encoder_for(MUXERS[suffix], s.codec)}
+    return copied | text if copied else copied
 
 
 def _cannot_hold(suffix: str, info: VideoInfo, video: VideoFormat, lacking: frozenset[int]) -> str:
@@ -171,6 +185,8 @@ def _track(stream: StreamInfo, info: VideoInfo, suffix: str, held: frozenset[int
         return TrackPlan(stream, "process")
     if stream.index in held:
         return TrackPlan(stream, "copy")
+    if codec := encoder_for(MUXERS[suffix], stream.codec):
+        return TrackPlan(stream, "convert", codec=codec)
     why = f"{suffix} cannot hold it"
     if stream.codec is None:
         why = "FFmpeg does not know its codec"

@@ -194,7 +194,7 @@ def _stream_info(stream: av.stream.Stream) -> StreamInfo:
         kind=stream.type,
         codec=codec,
         language=stream.language,
-        title=stream.metadata.get("title"),
+        title=stream.metadata.get("title") or stream.metadata.get("name"),  # mp4's word for it
         cover=_is_cover(stream),
     )
 

@@ -15,6 +15,7 @@ import io
 import os
 from array import array
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -30,6 +31,7 @@ from vidsr.frame import Frame, Packet
 from vidsr.media.door import Filter, open_input, picture_of, repacked, translated
 from vidsr.media.encoders import VideoFormat
 from vidsr.media.probe import StreamInfo, VideoInfo
+from vidsr.media.subtitles import SubtitleConverter
 
 # Containers that keep every timestamp (to a millisecond at worst). AVI cannot: it has no pts.
 MUXERS = {
@@ -54,8 +56,9 @@ class TrackPlan:
     """What becomes of one stream of the input."""
 
     stream: StreamInfo
-    action: Literal["process", "copy", "drop"]
+    action: Literal["process", "copy", "convert", "drop"]
     reason: str = ""  # why it is dropped
+    codec: str = ""  # what a text subtitle is converted to
 
 
 @dataclass
@@ -66,6 +69,7 @@ class WriteReport:
     copied: Counter[int] = field(default_factory=Counter)  # input stream -> packets
     lost_tags: list[str] = field(default_factory=list)  # metadata that the container cannot hold
     empty: list[int] = field(default_factory=list)  # input streams without a packet, left out
+    wordless: Counter[int] = field(default_factory=Counter)  # cues that conversion left nothing of
     bytes: int = 0
 
 
@@ -115,6 +119,13 @@ class VideoWriter:
                     for track in tracks
                     if track.action != "drop"
                 }
+                self._converters = {
+                    track.stream.index: SubtitleConverter(
+                        original.streams[track.stream.index], self._streams[track.stream.index]
+                    )
+                    for track in tracks
+                    if track.action == "convert"
+                }
                 self._tracks = {track.stream.index: track.stream for track in tracks}
                 self._file.set_chapters(_chapters(original, start=start, end=end))
                 self._file.start_encoding()
@@ -156,6 +167,9 @@ class VideoWriter:
         """
         assert self._file is not None
         with translated(self.path, "finishing the output"):
+            for index, converter in self._converters.items():
+                self._mux_converted(index, converter.drain())
+                self.report.wordless[index] = converter.wordless
             self._mux_video(self._end_in_time(_mend_dts(self._video.encode(None))))
             self._file.close()
             self._file = None
@@ -203,12 +217,21 @@ class VideoWriter:
 
     def _copy(self, packet: Any) -> None:  # a PyAV packet; our protocol knows only its size
         index = packet.stream_index
+        if index in self._converters:
+            self._mux_converted(index, self._converters[index].push(packet))
+            return
         self.report.copied[index] += 1
         if self._streams[index].type == "attachment":
             return  # a cover, written with the header
         packet.stream = self._streams[index]
         assert self._file is not None
         self._file.mux_one(packet)
+
+    def _mux_converted(self, index: int, packets: Iterable[Any]) -> None:
+        assert self._file is not None
+        for packet in packets:
+            self.report.copied[index] += 1
+            self._file.mux_one(packet)
 
     def _verify(self) -> None:
         found: Counter[int] = Counter()  # input stream -> packets
@@ -370,6 +393,10 @@ def _add_stream(
     if track.action == "process":
         stream = _add_video(file, source, video)
         stream.metadata.update(_copy_tags(template.metadata, _STATISTICS_TAGS))
+    elif track.action == "convert":
+        stream = file.add_stream(track.codec)
+        stream.time_base = template.time_base
+        stream.metadata.update(_copy_tags(template.metadata, _STATISTICS_TAGS))
     elif track.stream.cover and file.format.name == "matroska":
         return _attach_cover(file, original, track.stream)
     else:
@@ -377,6 +404,8 @@ def _add_stream(
         stream = file.add_stream_from_template(template, opaque=True)
         stream.metadata.update(_copy_tags(template.metadata, {"duration", "encoder"}))
     # The template leaves out what makes a track findable: language, title, default, forced.
+    if track.stream.title:
+        stream.metadata["title"] = track.stream.title
     stream.disposition = template.disposition
     return stream
 
