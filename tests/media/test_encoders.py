@@ -11,7 +11,7 @@ import pytest
 from vidsr.errors import RequestError
 from vidsr.frame import ColorSpec, Matrix, PixelLayout, Range, Siting
 from vidsr.media.door import planar_name
-from vidsr.media.encoders import EncoderRequest, choose_format
+from vidsr.media.encoders import EncoderRequest, VideoFormat, choose_format, keeps_siting
 from vidsr.media.probe import StreamInfo, VideoInfo, guess_color
 
 YUV420, YUV422, YUV444 = (PixelLayout("yuv", 8, steps) for steps in ((1, 1), (1, 0), (0, 0)))
@@ -263,3 +263,34 @@ def test_an_interlaced_flag_that_is_lost_is_named():
     video, notes = choose_format(source, SIZE, EncoderRequest(encoder="libx265"))
     assert not video.interlaced
     assert notes == ["the interlaced flag is lost: libx265 writes progressive frames"]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "muxer", "siting", "kept"),
+    [
+        ("libx264", "mp4", Siting.BOTTOM, True),
+        ("libx265", "mpegts", Siting.CENTER, True),
+        ("libsvtav1", "mp4", Siting.TOPLEFT, True),
+        ("libsvtav1", "mp4", Siting.CENTER, False),
+        ("libsvtav1", "matroska", Siting.CENTER, True),
+        ("ffv1", "mp4", Siting.TOPLEFT, False),
+        ("ffv1", "mp4", Siting.LEFT, True),
+        ("ffv1", "matroska", Siting.BOTTOMLEFT, False),
+        ("libvpx-vp9", "webm", Siting.TOP, True),
+        ("prores_ks", "mov", Siting.CENTER, False),
+    ],
+)
+def test_it_is_known_which_encoder_and_container_keep_the_siting(encoder, muxer, siting, kept):
+    color = ColorSpec(Matrix.BT709, Range.LIMITED, 1, 1, siting)
+    video = VideoFormat(96, 64, YUV420, color, encoder, {})
+    assert keeps_siting(video, muxer) is kept
+    full = replace(video, layout=replace(YUV420, subsampling=(0, 0)))
+    assert keeps_siting(full, muxer)
+
+
+def test_left_is_stated_where_top_left_would_be_guessed():
+    color = ColorSpec(Matrix.BT2020_NCL, Range.LIMITED, 9, 16, Siting.LEFT)
+    request = EncoderRequest(encoder="libsvtav1", preset="10")
+    video, _ = choose_format(info(YUV420, color=color), (96, 64), request)
+    assert video.options["chroma_sample_location"] == "left"
+    assert not keeps_siting(replace(video, encoder="ffv1"), "mp4")

@@ -13,6 +13,7 @@ import av.error
 from vidsr.errors import RequestError
 from vidsr.frame import ColorSpec, Matrix, PixelLayout, Range, Siting
 from vidsr.media.door import planar_name
+from vidsr.media.hdr import hdr_options
 from vidsr.media.probe import VideoInfo
 
 
@@ -120,7 +121,10 @@ def choose_format(
         notes.append("more than 8 bits: HEVC (libx265), since few devices play 10-bit H.264")
     if source.interlaced and encoder != "libx264":
         notes.append(f"the interlaced flag is lost: {encoder} writes progressive frames")
-    merged = _merge(_merge(options, request.options), _bitstream_options(encoder, color, source))
+    light, unwritten = hdr_options(encoder, source.hdr)
+    notes += unwritten
+    wanted = _merge(_merge(options, light), request.options)
+    merged = _merge(wanted, _bitstream_options(encoder, color, source))
     chosen = VideoFormat(
         *size,
         layout=layout,
@@ -133,6 +137,24 @@ def choose_format(
     )
     _try_open(chosen)
     return chosen, notes
+
+
+def siting_if_unsaid(color: ColorSpec) -> Siting:
+    """What a video without a word about its siting is taken for."""
+    bt2020 = color.matrix in {Matrix.BT2020_NCL, Matrix.BT2020_CL}
+    return Siting.TOPLEFT if bt2020 else Siting.LEFT
+
+
+def keeps_siting(video: VideoFormat, muxer: str) -> bool:
+    """Whether chroma comes back where it was, from this encoder's bitstream in this container."""
+    siting = video.color.siting
+    if not any(video.layout.subsampling) or siting is siting_if_unsaid(video.color):
+        return True
+    codec = av.codec.Codec(video.encoder, "w").canonical_name
+    stated = {Siting.LEFT, Siting.TOPLEFT} if codec == "av1" else set()  # by the bitstream
+    if muxer in {"matroska", "webm"}:
+        stated |= {Siting.LEFT, Siting.CENTER, Siting.TOPLEFT, Siting.TOP}
+    return codec in {"h264", "hevc"} or siting in stated
 
 
 def _pixel_formats(encoder: str) -> list[str]:
@@ -236,7 +258,8 @@ def _options(encoder: str, traits: _Traits, request: EncoderRequest) -> dict[str
 def _bitstream_options(encoder: str, color: ColorSpec, source: VideoInfo) -> dict[str, str]:
     """Siting and field order, which no attribute of PyAV carries."""
     options = {}
-    if color.siting not in {Siting.LEFT, Siting.UNSPECIFIED}:
+    usual = color.siting is Siting.LEFT and siting_if_unsaid(color) is Siting.LEFT
+    if not usual and color.siting is not Siting.UNSPECIFIED:
         options["chroma_sample_location"] = color.siting.name.lower()
     if source.interlaced and encoder == "libx264":
         options["x264-params"] = "tff=1" if source.top_field_first else "bff=1"

@@ -21,7 +21,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,7 @@ import av.logging
 from vidsr.errors import MediaError
 from vidsr.frame import ColorSpec, Matrix, PixelLayout, Range, Siting
 from vidsr.media.door import layout_of, open_input, translated
+from vidsr.media.hdr import HdrMetadata, hdr_metadata_of
 
 StreamKind = Literal["video", "audio", "subtitle", "data", "attachment", "unknown"]
 
@@ -77,6 +78,7 @@ class VideoInfo:
     top_field_first: bool
     chapters: int
     common_clock: int  # ticks per second of the coarsest clock that every stream's ticks fall on
+    hdr: HdrMetadata = field(default_factory=HdrMetadata)
     # What the reader shall make of woven fields; all of the above is then said of its pictures.
     deinterlace: Literal["frame", "field"] | None = None
     fields_flagged: bool = True  # each picture's own flag says whether it is woven
@@ -130,6 +132,7 @@ def probe(path: Path, *, video: int | None = None) -> VideoInfo:
             interlaced=picture.interlaced_frame,
             top_field_first="bottom first" not in description,
             chapters=len(container.chapters()),
+            hdr=hdr_metadata_of(picture),
             common_clock=math.lcm(
                 *(s.time_base.denominator for s in container.streams if s.time_base)
             ),
