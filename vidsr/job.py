@@ -44,6 +44,7 @@ from vidsr.planning import (
     choose_container,
     choose_target,
     judge_color,
+    siting_warnings,
     size_warnings,
     wanted_destination,
 )
@@ -96,6 +97,15 @@ def plan(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
     Raises:
         VidsrError: whatever can be known to fail, with the exit code of its class.
     """
+    drafted = draft(job, cache_dir=cache_dir)
+    check_destination(job.source, drafted.destination, overwrite=job.overwrite)
+    if isinstance(drafted, Plan):
+        check_disk(drafted.destination.parent, drafted.disk_bytes)
+    return drafted
+
+
+def draft(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
+    """As `plan`, without a look at where the output would go: to be shown, not run."""
     if images.is_picture(job.source):
         return plan_still(job, cache_dir)
     info, fields = decide_deinterlacing(probe(job.source), job.deinterlace)
@@ -111,10 +121,7 @@ def plan(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
     wanted = wanted_destination(job, target)
     explicit = job.destination is not None and not job.destination.is_dir()
     destination, tracks, moved = choose_container(info, wanted, explicit=explicit, video=video)
-    check_destination(job.source, destination, overwrite=job.overwrite)
     dropped = [f"{track.stream} is dropped: {track.reason}" for track in tracks if track.reason]
-    disk = _estimate_disk(info, video)
-    check_disk(destination.parent, disk)
     tinted = _judge_video(job, info)
     return Plan(
         job=job,
@@ -128,9 +135,10 @@ def plan(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
         notes=(
             *(*tinted, *fields),
             *(*moved, *dropped, *changes),
+            *siting_warnings(video, destination),
             *(*_warnings(info, engine), *size_warnings(target)),
         ),
-        disk_bytes=disk,
+        disk_bytes=_estimate_disk(info, video),
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vidsr.coloring import Tint
 from vidsr.errors import RequestError
-from vidsr.media.encoders import VideoFormat
+from vidsr.media.encoders import VideoFormat, keeps_siting
 from vidsr.media.probe import StreamInfo, VideoInfo
 from vidsr.media.subtitles import KEPT, encoder_for
 from vidsr.media.writer import MUXERS, TrackPlan, can_hold, muxer_of
@@ -219,6 +219,17 @@ def size_warnings(target: Target) -> list[str]:
         return []
     return [
         f"{target.width}x{target.height} is more than most hardware plays; --height 2160 is safe"
+    ]
+
+
+def siting_warnings(video: VideoFormat, container: Path) -> list[str]:
+    """What is lost of where the chroma samples lie."""
+    if keeps_siting(video, muxer_of(container)):
+        return []
+    siting = video.color.siting.name.lower()
+    return [
+        f"the chroma siting ({siting}) is not stated: {video.encoder} in {container.suffix} has no "
+        "word for it (libx264 and libx265 do)"
     ]
 
 

@@ -218,10 +218,10 @@ def _run(job: Job, *, dry_run: bool, as_json: bool, quiet: bool) -> None:
 def info(source: words.Source, as_json: words.Json = False) -> None:
     """Show what is inside a file and what upscaling would do with it."""
     with reporting(as_json):
-        from vidsr.job import plan
+        from vidsr.job import draft
         from vidsr.request import Job
 
-        print_plan(plan(Job(source=source, overwrite=True), cache_dir=_cache_dir()), as_json)
+        print_plan(draft(Job(source=source), cache_dir=_cache_dir()), as_json)
 
 
 @app.command()

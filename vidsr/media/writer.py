@@ -341,6 +341,9 @@ def _muxer_options(path: Path, source: VideoInfo) -> dict[str, str]:
     return {"movie_timescale": str(fine if fits else max(video, 1000))}
 
 
+_TS_VIDEO = {"h264", "hevc", "mpeg2video", "mpeg1video", "mpeg4"}
+
+
 def can_hold(suffix: str, source: VideoInfo, track: StreamInfo, encoder: str) -> bool:
     """Whether a container takes a stream, the processed one as encoded by `encoder`.
 
@@ -354,6 +357,8 @@ def can_hold(suffix: str, source: VideoInfo, track: StreamInfo, encoder: str) ->
             trial = av.open(io.BytesIO(), "w", format=MUXERS[suffix])
             if track.index == source.video:
                 codec = av.codec.Codec(encoder, "w").canonical_name
+                if MUXERS[suffix] == "mpegts" and codec not in _TS_VIDEO:
+                    return False  # it would be written as data that nobody knows again
                 trial.add_mux_stream(codec, width=source.width, height=source.height)
                 if MUXERS[suffix] == "matroska":
                     return True  # it takes every codec, but no header before the encoder's own
