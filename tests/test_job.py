@@ -593,6 +593,71 @@ def test_alpha_that_is_dropped_is_said(make_mkv: ClipMaker, out: Path) -> None:
     assert any("alpha" in note for note in enlarge(clip, out / "a.mkv").notes)
 
 
+def alpha_of(path: Path, decoder: str | None = None) -> Planes:
+    """The alpha plane of every frame, the codes as stored."""
+    with av.open(str(path)) as file:
+        stream = file.streams.video[0]
+        context = av.CodecContext.create(decoder, "r") if decoder else stream.codec_context
+        packets = [packet for packet in file.demux(stream) if packet.size]
+        frames = [f for packet in packets for f in context.decode(packet)] + context.decode(None)
+        return [planes_of(frame)[-1] for frame in frames]
+
+
+@pytest.fixture
+def veil(tmp_path: Path) -> Path:
+    """Three frames whose alpha is a smooth ramp from 0 to 255 across the picture."""
+    path = tmp_path / "veil.mkv"
+    with av.open(str(path), "w") as file:
+        video = file.add_stream("ffv1", rate=24)
+        video.width, video.height, video.pix_fmt = 64, 64, "yuva420p"
+        for number in range(3):
+            picture = av.VideoFrame(64, 64, "yuva420p")
+            for plane in picture.planes[:3]:
+                plane.update(bytes([100]) * plane.buffer_size)
+            ramp = np.zeros((64, picture.planes[3].line_size), np.uint8)
+            ramp[:, :64] = np.linspace(0, 255, 64)
+            picture.planes[3].update(ramp.tobytes())
+            picture.pts = number
+            file.mux(video.encode(picture))
+        file.mux(video.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder", "decoder", "allowed"),
+    [
+        ("a.mkv", "ffv1", None, 1),  # bicubic on a ramp, and one rounding
+        ("a.mov", "prores_ks", None, 6),  # lossy; FFmpeg decodes 4444 to 12 bits
+        ("a.webm", "libvpx-vp9", "libvpx-vp9", 6),
+        ("a.mkv", "libvpx-vp9", "libvpx-vp9", 6),
+    ],
+)
+def test_alpha_is_enlarged_and_kept(
+    veil: Path, out: Path, name: str, encoder: str, decoder: str | None, allowed: int
+) -> None:
+    quick = EncoderRequest(encoder=encoder, threads=1)
+    result = enlarge(veil, out / name, encoder=quick)
+    assert not any("alpha" in note for note in result.notes)
+    planes = alpha_of(out / name, decoder)
+    assert len(planes) == 3
+    for plane in planes:
+        ramp = plane.astype(float) * 255 / (4095 if encoder == "prores_ks" else 255)
+        inside = ramp[8:-8, 8:-8]
+        expected = ((np.arange(128) + 0.5) / 2 - 0.5) * 255 / 63
+        assert np.abs(inside - expected[8:-8]).max() <= allowed
+
+
+def test_alpha_that_is_left_alone_is_kept_to_the_bit(veil: Path, out: Path) -> None:
+    repeat_once(veil, out / "a.mkv", encoder=LOSSLESS)
+    for before, after in zip(alpha_of(veil), alpha_of(out / "a.mkv"), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_alpha_beside_vp9_is_dropped_by_mp4_and_said(veil: Path, out: Path) -> None:
+    result = enlarge(veil, out / "a.mp4", encoder=EncoderRequest(encoder="libvpx-vp9", threads=1))
+    assert any("alpha channel is dropped: .mp4" in note for note in result.notes)
+
+
 def test_an_odd_size_three_times_becomes_444_and_says_so(make_mkv: ClipMaker, out: Path) -> None:
     clip = make_mkv(frames=2, size=(47, 31))
     result = enlarge(clip, out / "a.mkv", 3)

@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -43,6 +44,7 @@ from vidsr.planning import (
     check_disk,
     choose_container,
     choose_target,
+    fit_alpha,
     judge_color,
     siting_warnings,
     size_warnings,
@@ -121,6 +123,7 @@ def draft(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
     wanted = wanted_destination(job, target)
     explicit = job.destination is not None and not job.destination.is_dir()
     destination, tracks, moved = choose_container(info, wanted, explicit=explicit, video=video)
+    video, opaque = fit_alpha(video, destination)
     dropped = [f"{track.stream} is dropped: {track.reason}" for track in tracks if track.reason]
     tinted = _judge_video(job, info)
     return Plan(
@@ -135,7 +138,7 @@ def draft(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
         notes=(
             *(*tinted, *fields),
             *(*moved, *dropped, *changes),
-            *siting_warnings(video, destination),
+            *(*opaque, *siting_warnings(video, destination)),
             *(*_warnings(info, engine), *size_warnings(target)),
         ),
         disk_bytes=_estimate_disk(info, video),
@@ -218,7 +221,7 @@ def _streams(plan: Plan, stages: list[Stage] | None) -> dict[str, list[Worker]]:
     streams = {}
     if plan.color is not None:
         color = plan.color
-        between = leaving if plan.job.size is None else _in_between(plan.info)
+        between = leaving if plan.job.size is None else _in_between(plan)
 
         def coloring() -> Chain:
             return _chain(plan, arriving, [open_colorizer(color, plan.info.color.matrix)], between)
@@ -234,9 +237,10 @@ def _streams(plan: Plan, stages: list[Stage] | None) -> dict[str, list[Worker]]:
     return streams
 
 
-def _in_between(info: VideoInfo) -> _Format:
+def _in_between(plan: Plan) -> _Format:
     """How colored frames look that are still to be enlarged."""
-    return PixelLayout("rgb" if info.layout.model == "rgb" else "yuv", 16), info.color
+    model: Literal["rgb", "yuv"] = "rgb" if plan.info.layout.model == "rgb" else "yuv"
+    return PixelLayout(model, 16, alpha=plan.video.layout.alpha), plan.info.color
 
 
 def _chain(plan: Plan, arriving: _Format, stages: list[Stage], leaving: _Format) -> Chain:
@@ -247,7 +251,7 @@ def _chain(plan: Plan, arriving: _Format, stages: list[Stage], leaving: _Format)
     return Chain(
         source=ColorConverter(replace(arriving[0], alpha=False), arriving[1], device=device),
         stages=stages,
-        target=ColorConverter(*leaving, device=device),
+        target=ColorConverter(replace(leaving[0], alpha=False), leaving[1], device=device),
         layout=leaving[0],
         color=leaving[1],
         width=width,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -220,6 +220,15 @@ def size_warnings(target: Target) -> list[str]:
     return [
         f"{target.width}x{target.height} is more than most hardware plays; --height 2160 is safe"
     ]
+
+
+def fit_alpha(video: VideoFormat, container: Path) -> tuple[VideoFormat, list[str]]:
+    """Without alpha where a container has no place for it: VP9 keeps it beside the picture."""
+    beside = video.encoder == "libvpx-vp9" and muxer_of(container) not in {"matroska", "webm"}
+    if not (video.layout.alpha and beside):
+        return video, []
+    plain = replace(video, layout=replace(video.layout, alpha=False))
+    return plain, [f"the alpha channel is dropped: {container.suffix} cannot hold it beside VP9"]
 
 
 def siting_warnings(video: VideoFormat, container: Path) -> list[str]:

@@ -91,12 +91,30 @@ def test_rgb_stays_rgb_for_a_lossless_encoder(depth):
 
 
 @pytest.mark.parametrize("model", ["yuv", "rgb"])
-@pytest.mark.parametrize("request_", [{}, {"encoder": "ffv1"}, {"pix_fmt": "yuv444p"}])
+@pytest.mark.parametrize("request_", [{}, {"encoder": "libx265"}, {"pix_fmt": "yuv444p"}])
 def test_an_alpha_channel_that_is_dropped_is_named(model, request_):
     layout = PixelLayout(model, 8, (1, 1) if model == "yuv" else (0, 0), alpha=True)
     _, name, notes = chosen(layout, **request_)
     assert "a" not in name.removeprefix("gr")
     assert "the alpha channel is dropped" in notes
+
+
+@pytest.mark.parametrize(
+    ("encoder", "model", "name"),
+    [
+        ("ffv1", "yuv", "yuva420p"),
+        ("ffv1", "rgb", "gbrap"),
+        ("prores_ks", "yuv", "yuva444p10le"),
+        ("prores_ks", "rgb", "yuva444p10le"),
+        ("libvpx-vp9", "yuv", "yuva420p"),
+    ],
+)
+def test_alpha_is_kept_where_the_encoder_can(encoder, model, name):
+    layout = PixelLayout(model, 8, (1, 1) if model == "yuv" else (0, 0), alpha=True)
+    video, notes = choose_format(info(layout), SIZE, EncoderRequest(encoder=encoder))
+    assert planar_name(video.layout) == name
+    assert video.pix_fmt == ("bgra" if name == "gbrap" else name)
+    assert not any("alpha" in note for note in notes)
 
 
 def test_colour_tags_are_the_inputs():
