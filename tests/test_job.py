@@ -653,6 +653,14 @@ def test_alpha_that_is_left_alone_is_kept_to_the_bit(veil: Path, out: Path) -> N
         np.testing.assert_array_equal(before, after)
 
 
+def test_alpha_that_no_decoder_reads_is_named_and_not_claimed(veil: Path, out: Path) -> None:
+    enlarge(veil, out / "a.webm", encoder=EncoderRequest(encoder="libvpx-vp9", threads=1))
+    result = enlarge(out / "a.webm", out / "b.mkv")
+    assert any("alpha channel is dropped: FFmpeg's decoder" in note for note in result.notes)
+    with av.open(str(out / "b.mkv")) as file:
+        assert "alpha_mode" not in file.streams.video[0].metadata
+
+
 def test_alpha_beside_vp9_is_dropped_by_mp4_and_said(veil: Path, out: Path) -> None:
     result = enlarge(veil, out / "a.mp4", encoder=EncoderRequest(encoder="libvpx-vp9", threads=1))
     assert any("alpha channel is dropped: .mp4" in note for note in result.notes)

@@ -412,6 +412,10 @@ def _sample_aspect(info: VideoInfo, target: Target) -> Fraction | None:
 
 def _warnings(info: VideoInfo, engine: EnginePlan) -> list[str]:
     notes = []
+    if info.unread_alpha:
+        notes.append(
+            "the alpha channel is dropped: FFmpeg's decoder does not read it beside VP8/VP9"
+        )
     if info.color.is_hdr:
         notes.append("HDR: the code values are enlarged as they are, nothing is tone-mapped")
         if engine.weights.twin is not None:

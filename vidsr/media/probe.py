@@ -78,6 +78,7 @@ class VideoInfo:
     top_field_first: bool
     chapters: int
     common_clock: int  # ticks per second of the coarsest clock that every stream's ticks fall on
+    unread_alpha: bool = False  # kept beside VP8 or VP9, whose decoders in FFmpeg pass over it
     hdr: HdrMetadata = field(default_factory=HdrMetadata)
     # What the reader shall make of woven fields; all of the above is then said of its pictures.
     deinterlace: Literal["frame", "field"] | None = None
@@ -132,6 +133,7 @@ def probe(path: Path, *, video: int | None = None) -> VideoInfo:
             interlaced=picture.interlaced_frame,
             top_field_first="bottom first" not in description,
             chapters=len(container.chapters()),
+            unread_alpha=stream.metadata.get("alpha_mode") == "1" and not layout.alpha,
             hdr=hdr_metadata_of(picture),
             common_clock=math.lcm(
                 *(s.time_base.denominator for s in container.streams if s.time_base)

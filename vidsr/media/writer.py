@@ -467,7 +467,14 @@ def _scaled_matrix(source: VideoInfo, video: VideoFormat) -> list[int]:
 
 # Tags that describe the file they were read from and would be false in another one.
 _CONTAINER_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}
-_STATISTICS_TAGS = {"encoder", "duration", "bps", "number_of_frames", "number_of_bytes"}
+_STATISTICS_TAGS = {
+    "encoder",
+    "duration",
+    "bps",
+    "number_of_frames",
+    "number_of_bytes",
+    "alpha_mode",
+}
 
 
 def _copy_tags(tags: dict[str, str], false_here: set[str]) -> dict[str, str]:
