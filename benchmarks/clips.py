@@ -100,7 +100,8 @@ def measure(path: Path, options: argparse.Namespace) -> dict[str, object]:
             return {"clip": name, "refused": sentence, "code": exc.exit_code}
         seconds = time.perf_counter() - began
         dropped = frozenset(t.stream.index for t in planned.tracks if t.action == "drop")
-        checks = compare(path, result.destination, dropped=dropped)
+        woven = planned.info.deinterlace
+        checks = compare(path, result.destination, dropped=dropped, deinterlace=woven)
     different = [
         f"{check.what}: {check.source} -> {check.written}" for check in checks if not check.equal
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -11,7 +11,7 @@ import av
 
 from vidsr.frame import Frame
 from vidsr.media.encoders import EncoderRequest, choose_format
-from vidsr.media.probe import probe
+from vidsr.media.probe import VideoInfo, probe
 from vidsr.media.reader import ReadReport, Trim, VideoReader
 from vidsr.media.writer import TrackPlan, VideoWriter, WriteReport
 
@@ -34,16 +34,23 @@ def pass_through(
     encoder: EncoderRequest = FAST,
     trim: Trim | None = None,
     drop: Collection[int] = (),
+    info: VideoInfo | None = None,
+    convert: Mapping[int, str] | None = None,
 ) -> Passage:
     """Read a file and write it again, each sample repeated `scale` times both ways."""
     trim = trim or Trim()
-    info = probe(source)
+    info = info or probe(source)
     video, _ = choose_format(info, (scale * info.width, scale * info.height), encoder)
     video = replace(video, sample_aspect=info.sample_aspect)
     actions = {stream.index: "drop" if stream.index in drop else "copy" for stream in info.streams}
     actions[info.video] = "process"
-    tracks = tuple(TrackPlan(stream, actions[stream.index]) for stream in info.streams)
-    copied = tuple(index for index, action in actions.items() if action == "copy")
+    codecs = dict(convert or {})  # of text subtitles that are converted
+    actions.update(dict.fromkeys(codecs, "convert"))
+    tracks = tuple(
+        TrackPlan(stream, actions[stream.index], codec=codecs.get(stream.index, ""))
+        for stream in info.streams
+    )
+    copied = tuple(index for index, action in actions.items() if action in {"copy", "convert"})
     reader = VideoReader(info, copied=copied, threads=1, trim=trim)
     with VideoWriter(
         path, source=info, video=video, tracks=tracks, start=trim.start, end=trim.end

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -272,6 +273,16 @@ def test_info_shows_a_file_and_writes_nothing(make_clip: ClipMaker) -> None:
     assert "48x32 yuv420p, 24.000 fps" in result.stdout
     after = sorted(path.name for path in clip.parent.iterdir())
     assert set(after) - set(before) <= {"cache"}
+
+
+def test_info_works_where_nothing_can_be_written(
+    make_clip: ClipMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = make_clip()
+    nothing = SimpleNamespace(access=lambda *_: False, W_OK=os.W_OK, X_OK=os.X_OK)
+    monkeypatch.setattr("vidsr.planning.os", nothing)
+    assert "48x32" in vidsr_command("info", clip).stdout
+    assert "cannot be written; name another output" in refused(2, "upscale", clip)
 
 
 def test_models_lists_what_ships() -> None:

@@ -28,6 +28,7 @@ from vidsr.errors import DeviceError, MediaError, OutOfMemory, RequestError
 from vidsr.events import Event, Progress, Result
 from vidsr.job import Plan, plan, run
 from vidsr.media import images
+from vidsr.media.deinterlace import Deinterlace
 from vidsr.media.encoders import EncoderRequest
 from vidsr.media.probe import probe
 from vidsr.media.reader import Trim
@@ -592,6 +593,79 @@ def test_alpha_that_is_dropped_is_said(make_mkv: ClipMaker, out: Path) -> None:
     assert any("alpha" in note for note in enlarge(clip, out / "a.mkv").notes)
 
 
+def alpha_of(path: Path, decoder: str | None = None) -> Planes:
+    """The alpha plane of every frame, the codes as stored."""
+    with av.open(str(path)) as file:
+        stream = file.streams.video[0]
+        context = av.CodecContext.create(decoder, "r") if decoder else stream.codec_context
+        packets = [packet for packet in file.demux(stream) if packet.size]
+        frames = [f for packet in packets for f in context.decode(packet)] + context.decode(None)
+        return [planes_of(frame)[-1] for frame in frames]
+
+
+@pytest.fixture
+def veil(tmp_path: Path) -> Path:
+    """Three frames whose alpha is a smooth ramp from 0 to 255 across the picture."""
+    path = tmp_path / "veil.mkv"
+    with av.open(str(path), "w") as file:
+        video = file.add_stream("ffv1", rate=24)
+        video.width, video.height, video.pix_fmt = 64, 64, "yuva420p"
+        for number in range(3):
+            picture = av.VideoFrame(64, 64, "yuva420p")
+            for plane in picture.planes[:3]:
+                plane.update(bytes([100]) * plane.buffer_size)
+            ramp = np.zeros((64, picture.planes[3].line_size), np.uint8)
+            ramp[:, :64] = np.linspace(0, 255, 64)
+            picture.planes[3].update(ramp.tobytes())
+            picture.pts = number
+            file.mux(video.encode(picture))
+        file.mux(video.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder", "decoder", "allowed"),
+    [
+        ("a.mkv", "ffv1", None, 1),  # bicubic on a ramp, and one rounding
+        ("a.mov", "prores_ks", None, 6),  # lossy; FFmpeg decodes 4444 to 12 bits
+        ("a.webm", "libvpx-vp9", "libvpx-vp9", 6),
+        ("a.mkv", "libvpx-vp9", "libvpx-vp9", 6),
+    ],
+)
+def test_alpha_is_enlarged_and_kept(
+    veil: Path, out: Path, name: str, encoder: str, decoder: str | None, allowed: int
+) -> None:
+    quick = EncoderRequest(encoder=encoder, threads=1)
+    result = enlarge(veil, out / name, encoder=quick)
+    assert not any("alpha" in note for note in result.notes)
+    planes = alpha_of(out / name, decoder)
+    assert len(planes) == 3
+    for plane in planes:
+        ramp = plane.astype(float) * 255 / (4095 if encoder == "prores_ks" else 255)
+        inside = ramp[8:-8, 8:-8]
+        expected = ((np.arange(128) + 0.5) / 2 - 0.5) * 255 / 63
+        assert np.abs(inside - expected[8:-8]).max() <= allowed
+
+
+def test_alpha_that_is_left_alone_is_kept_to_the_bit(veil: Path, out: Path) -> None:
+    repeat_once(veil, out / "a.mkv", encoder=LOSSLESS)
+    for before, after in zip(alpha_of(veil), alpha_of(out / "a.mkv"), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_alpha_that_no_decoder_reads_is_named_and_not_claimed(veil: Path, out: Path) -> None:
+    enlarge(veil, out / "a.webm", encoder=EncoderRequest(encoder="libvpx-vp9", threads=1))
+    result = enlarge(out / "a.webm", out / "b.mkv")
+    assert any("alpha channel is dropped: FFmpeg's decoder" in note for note in result.notes)
+    with av.open(str(out / "b.mkv")) as file:
+        assert "alpha_mode" not in file.streams.video[0].metadata
+
+
+def test_alpha_beside_vp9_is_dropped_by_mp4_and_said(veil: Path, out: Path) -> None:
+    result = enlarge(veil, out / "a.mp4", encoder=EncoderRequest(encoder="libvpx-vp9", threads=1))
+    assert any("alpha channel is dropped: .mp4" in note for note in result.notes)
+
+
 def test_an_odd_size_three_times_becomes_444_and_says_so(make_mkv: ClipMaker, out: Path) -> None:
     clip = make_mkv(frames=2, size=(47, 31))
     result = enlarge(clip, out / "a.mkv", 3)
@@ -712,6 +786,26 @@ def test_a_turned_clip_is_asked_by_its_shown_height(clips: Path, out: Path) -> N
     planned = plan(Job(clip, out / "a.mp4", SizeRequest(height=shown[1] * 2)))
     assert isinstance(planned, Plan)
     assert (planned.video.width, planned.video.height) == (info.width * 2, info.height * 2)
+
+
+# ------------------------------------------------------------------ fields
+
+
+@pytest.mark.parametrize(("wanted", "factor"), [("frame", 1), ("field", 2), ("off", 1)])
+def test_interlaced_pictures_are_deinterlaced_as_asked_and_it_is_said(
+    clips: Path, out: Path, wanted: Deinterlace, factor: int
+) -> None:
+    clip = clips / "awkward" / "interlaced_480i_sar32-27.mp4"
+    trim = Trim(Fraction(1, 5), Fraction(2, 5))  # six frames
+    fast = EncoderRequest(preset="ultrafast")
+    result = repeat_once(clip, out / "a.mp4", trim=trim, encoder=fast, deinterlace=wanted)
+    expected = [moment - trim.start for moment in moments(clip) if trim.holds(moment)]
+    halves = [moment + Fraction(1, 60) for moment in expected]
+    assert moments(out / "a.mp4") == sorted([*expected, *(halves if factor == 2 else [])])
+    assert result.frames_in == result.frames_out == 6 * factor
+    assert probe(out / "a.mp4").interlaced is (wanted == "off")
+    said = {"frame": "one picture for each (", "field": "the frame rate is doubled", "off": "as it"}
+    assert any("interlaced" in note and said[wanted] in note for note in result.notes)
 
 
 # ------------------------------------------------------------------ stills

@@ -14,6 +14,7 @@ import torch
 from conftest import ClipMaker
 
 from vidsr.errors import RequestError
+from vidsr.frame import Siting
 from vidsr.media.encoders import EncoderRequest, VideoFormat, choose_format
 from vidsr.media.probe import StreamInfo, VideoInfo, probe
 from vidsr.planning import (
@@ -24,6 +25,7 @@ from vidsr.planning import (
     choose_container,
     choose_destination,
     choose_target,
+    siting_warnings,
     size_warnings,
 )
 from vidsr.request import EngineRequest, SizeRequest
@@ -288,6 +290,30 @@ def test_subtitles_that_mp4_cannot_hold_are_never_dropped_in_silence(clips: Path
     info = probe(clips / "awkward" / "sample_with_pgs_subtitles.mkv")
     with pytest.raises(RequestError, match=r"cannot hold stream.*subtitle.*out\.mkv can"):
         contained(info, "out.mp4", explicit=True)
+
+
+def test_text_subtitles_are_converted_and_so_keep_the_container(clips: Path) -> None:
+    info = probe(clips / "awkward" / "sample_with_ass_subtitles.mkv")
+    path, actions, said = contained(info, "out.mp4", explicit=True)
+    assert path == Path("out.mp4")
+    assert "convert" in actions.values()
+    assert any("becomes mov_text: text, bold" in sentence for sentence in said)
+
+
+def test_a_transport_stream_holds_no_video_that_nobody_would_know_again(
+    make_clip: ClipMaker,
+) -> None:
+    with pytest.raises(RequestError, match=r"\.ts cannot hold ffv1 video; -o out\.mkv can"):
+        contained(probe(make_clip()), "out.ts", explicit=True, encoder="ffv1")
+
+
+def test_a_siting_that_nothing_states_is_named(make_clip: ClipMaker) -> None:
+    found = probe(make_clip())
+    info = replace(found, color=replace(found.color, siting=Siting.CENTER))
+    video, _ = choose_format(info, (96, 64), EncoderRequest(encoder="ffv1"))
+    (note,) = siting_warnings(video, Path("a.mp4"))
+    assert note.startswith("the chroma siting (center) is not stated: ffv1 in .mp4")
+    assert siting_warnings(video, Path("a.mkv")) == []
 
 
 @pytest.mark.parametrize("words", [{"overlap": -1}, {"threads": 0}, {"threads": -2}])

@@ -47,7 +47,8 @@ def enlarge(
 
 def differences(planned: Plan, result: Result) -> list[str]:
     dropped = frozenset(t.stream.index for t in planned.tracks if t.action == "drop")
-    checks = compare(planned.job.source, result.destination, dropped=dropped)
+    woven = planned.info.deinterlace
+    checks = compare(planned.job.source, result.destination, dropped=dropped, deinterlace=woven)
     return [
         f"{check.what}: {check.source} -> {check.written}" for check in checks if not check.equal
     ]

@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -22,6 +23,7 @@ from vidsr.frame import ColorSpec, Frame, Packet, PixelLayout
 from vidsr.media import images
 from vidsr.media.boundaries import SegmentReader
 from vidsr.media.color import ColorConverter
+from vidsr.media.deinterlace import decide_deinterlacing
 from vidsr.media.encoders import VideoFormat, choose_format
 from vidsr.media.probe import VideoInfo, probe
 from vidsr.media.reader import ReadReport, Trim, VideoReader
@@ -44,7 +46,9 @@ from vidsr.planning import (
     check_disk,
     choose_container,
     choose_target,
+    fit_alpha,
     judge_color,
+    siting_warnings,
     size_warnings,
     wanted_destination,
 )
@@ -108,9 +112,19 @@ def plan(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
     Raises:
         VidsrError: whatever can be known to fail, with the exit code of its class.
     """
+    drafted = draft(job, cache_dir=cache_dir)
+    check_destination(job.source, drafted.destination, overwrite=job.overwrite)
+    if isinstance(drafted, Plan):
+        destination = drafted.destination
+        check_disk(destination.parent, drafted.disk_bytes - bytes_kept(destination))
+    return drafted
+
+
+def draft(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
+    """As `plan`, without a look at where the output would go: to be shown, not run."""
     if images.is_picture(job.source):
         return plan_still(job, cache_dir)
-    info = probe(job.source)
+    info, fields = decide_deinterlacing(probe(job.source), job.deinterlace)
     shape = Shape(
         info.width, info.height, info.sample_aspect or Fraction(1), bool(info.rotation % 180)
     )
@@ -123,7 +137,7 @@ def plan(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
     wanted = wanted_destination(job, target)
     explicit = job.destination is not None and not job.destination.is_dir()
     destination, tracks, moved = choose_container(info, wanted, explicit=explicit, video=video)
-    check_destination(job.source, destination, overwrite=job.overwrite)
+    video, opaque = fit_alpha(video, destination)
     dropped = [f"{track.stream} is dropped: {track.reason}" for track in tracks if track.reason]
     tinted = _judge_video(job, info)
     planned = Plan(
@@ -136,15 +150,14 @@ def plan(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
         video=video,
         tracks=tracks,
         notes=(
-            *tinted,
+            *(*tinted, *fields),
             *(*moved, *dropped, *changes),
+            *(*opaque, *siting_warnings(video, destination)),
             *(*_warnings(info, engine), *size_warnings(target)),
         ),
         disk_bytes=_estimate_disk(info, video),
     )
-    planned = _in_segments(planned)
-    check_disk(destination.parent, planned.disk_bytes - bytes_kept(destination))
-    return planned
+    return _in_segments(planned)
 
 
 def _in_segments(plan: Plan) -> Plan:
@@ -277,6 +290,7 @@ def _added(decoded: ReadReport, copied: ReadReport) -> ReadReport:
     """What was met by decoding, perhaps in several runs, and by the pass over the packets."""
     return replace(
         copied,
+        decoded=decoded.decoded,
         frames=decoded.frames,
         trimmed=decoded.trimmed,
         damaged=decoded.damaged,
@@ -328,11 +342,11 @@ def _lead(plan: Plan) -> int:
 
 
 def _copied(plan: Plan) -> tuple[int, ...]:
-    """Streams with packets to copy; attachments are written with the header."""
+    """Streams with packets to copy or convert; attachments are written with the header."""
     return tuple(
         track.stream.index
         for track in plan.tracks
-        if track.action == "copy" and track.stream.kind != "attachment"
+        if track.action in {"copy", "convert"} and track.stream.kind != "attachment"
     )
 
 
@@ -345,7 +359,7 @@ def _streams(plan: Plan, stages: list[Stage] | None) -> dict[str, list[Worker]]:
     streams = {}
     if plan.color is not None:
         color = plan.color
-        between = leaving if plan.job.size is None else _in_between(plan.info)
+        between = leaving if plan.job.size is None else _in_between(plan)
 
         def coloring() -> Chain:
             return _chain(plan, arriving, [open_colorizer(color, plan.info.color.matrix)], between)
@@ -361,9 +375,10 @@ def _streams(plan: Plan, stages: list[Stage] | None) -> dict[str, list[Worker]]:
     return streams
 
 
-def _in_between(info: VideoInfo) -> _Format:
+def _in_between(plan: Plan) -> _Format:
     """How colored frames look that are still to be enlarged."""
-    return PixelLayout("rgb" if info.layout.model == "rgb" else "yuv", 16), info.color
+    model: Literal["rgb", "yuv"] = "rgb" if plan.info.layout.model == "rgb" else "yuv"
+    return PixelLayout(model, 16, alpha=plan.video.layout.alpha), plan.info.color
 
 
 def _chain(plan: Plan, arriving: _Format, stages: list[Stage], leaving: _Format) -> Chain:
@@ -374,7 +389,7 @@ def _chain(plan: Plan, arriving: _Format, stages: list[Stage], leaving: _Format)
     return Chain(
         source=ColorConverter(replace(arriving[0], alpha=False), arriving[1], device=device),
         stages=stages,
-        target=ColorConverter(*leaving, device=device),
+        target=ColorConverter(replace(leaving[0], alpha=False), leaving[1], device=device),
         layout=leaving[0],
         color=leaving[1],
         width=width,
@@ -477,13 +492,15 @@ def _result(
         raise VerificationError(
             f"{plan.destination}: {read.frames} frames went in, {written.frames} came out"
         )
-    silent = read.packets - read.frames - read.trimmed - read.undecodable
+    silent = read.packets - read.decoded - read.undecodable
     notes = [*plan.notes, *_damage(plan, read)]
     if silent > 0 and plan.job.trim == Trim():
         notes.append(f"{silent} packets gave no picture (outside an edit list, or empty)")
     if written.lost_tags:
         notes.append(f"the container cannot hold the tags {', '.join(written.lost_tags)}")
     notes += written.not_kept
+    for index, count in (+written.wordless).items():
+        notes.append(f"{count} subtitles of stream {index} hold no text and were left out")
     if written.empty:
         notes.append(f"empty streams of the input were left out: {written.empty}")
     return Result(
@@ -537,8 +554,10 @@ def _sample_aspect(info: VideoInfo, target: Target) -> Fraction | None:
 
 def _warnings(info: VideoInfo, engine: EnginePlan) -> list[str]:
     notes = []
-    if info.interlaced:
-        notes.append("interlaced input is processed as it is: combed edges may show")
+    if info.unread_alpha:
+        notes.append(
+            "the alpha channel is dropped: FFmpeg's decoder does not read it beside VP8/VP9"
+        )
     if info.color.is_hdr:
         notes.append("HDR: the code values are enlarged as they are, nothing is tone-mapped")
         if engine.weights.twin is not None:

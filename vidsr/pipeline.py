@@ -50,7 +50,9 @@ from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from vidsr.frame import ColorSpec, Frame, Packet, PixelLayout
 from vidsr.media.color import ColorConverter
@@ -238,9 +240,12 @@ class _Slot:
         self.downloaded.synchronize()
         if bool(self.host_out[-1]):
             self._compute_again()
+        planes = [memory.numpy().copy() for memory in self.host_out[:-1]]
+        if self.chain.layout.alpha:
+            planes.append(_enlarged_alpha(frame, self.chain))
         result = replace(
             frame,
-            planes=tuple(memory.numpy().copy() for memory in self.host_out[:-1]),
+            planes=tuple(planes),
             layout=self.chain.layout,
             color=self.chain.color,
         )
@@ -267,9 +272,20 @@ class _Slot:
         count = len(frame.planes) - frame.layout.alpha
         self.host_in = planes(frame.layout, frame.width, frame.height)[:count]
         flag = lanes.host_like((), torch.bool)
-        self.host_out = [*planes(chain.layout, chain.width, chain.height), flag]
+        opaque = replace(chain.layout, alpha=False)
+        self.host_out = [*planes(opaque, chain.width, chain.height), flag]
         self.device_in = [lanes.device_like(memory) for memory in self.host_in]
         self.device_out = [lanes.device_like(memory) for memory in self.host_out]
+
+
+def _enlarged_alpha(frame: Frame, chain: Chain) -> NDArray[np.uint8 | np.uint16]:
+    """The last plane at the result's size and depth, bicubic: no network knows transparency."""
+    mask = torch.from_numpy(frame.planes[-1].astype(np.float32))[None, None]
+    size = (chain.height, chain.width)
+    mask = F.interpolate(mask, size=size, mode="bicubic", antialias=True)[0, 0]
+    full = 2**chain.layout.depth - 1
+    codes = mask.mul_(full / (2**frame.layout.depth - 1)).round_().clamp_(0, full)
+    return codes.numpy().astype(np.uint8 if chain.layout.depth == 8 else np.uint16)
 
 
 def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 from vidsr.coloring import Tint
 from vidsr.errors import RequestError
-from vidsr.media.encoders import VideoFormat
+from vidsr.media.encoders import VideoFormat, keeps_siting
 from vidsr.media.probe import StreamInfo, VideoInfo
+from vidsr.media.subtitles import KEPT, encoder_for
 from vidsr.media.writer import MUXERS, TrackPlan, can_hold, muxer_of
 from vidsr.request import Job, SizeRequest
 
@@ -122,8 +123,9 @@ def choose_container(
 ) -> tuple[Path, tuple[TrackPlan, ...], list[str]]:
     """The output's final name, what becomes of each stream, and sentences about it.
 
-    The container that was asked for is kept if it holds every stream that any container holds. If
-    the name was ours to choose, Matroska takes its place, else that is an error.
+    The container that was asked for is kept if it holds every stream that any container holds, text
+    subtitles converted if need be. If the name was ours to choose, Matroska takes its place, else
+    that is an error.
 
     Raises:
         RequestError: the container cannot hold a stream and the user named it.
@@ -131,15 +133,21 @@ def choose_container(
     suffix = destination.suffix.lower()
     if explicit:
         muxer_of(destination)
-    held = {
+    copied = {
         candidate: _holdable(candidate, info, video)
         for candidate in dict.fromkeys((suffix, ".mkv", ".mp4"))
         if candidate in MUXERS
     }
+    held = {candidate: _convertible(candidate, info, copied[candidate]) for candidate in copied}
     best = max(held, key=lambda candidate: len(held[candidate]))  # the first of equals
-    tracks = tuple(_track(stream, info, best, held[best]) for stream in info.streams)
+    tracks = tuple(_track(stream, info, best, copied[best]) for stream in info.streams)
+    converted = [
+        f"{track.stream} becomes {track.codec}: {KEPT[track.codec]} are kept, other style is not"
+        for track in tracks
+        if track.action == "convert"
+    ]
     if best == suffix:
-        return destination, tracks, []
+        return destination, tracks, converted
     if suffix not in MUXERS:
         why = ", which cannot keep timestamps" if suffix == ".avi" else ""
         notes = [f"{best} instead of {suffix or 'a name without suffix'}{why}"]
@@ -148,7 +156,7 @@ def choose_container(
         if explicit:
             raise RequestError(f"{lacking}; -o {destination.with_suffix(best).name} can")
         notes = [f"{best} instead of {suffix}: {lacking}"]
-    return destination.with_suffix(best), tracks, notes
+    return destination.with_suffix(best), tracks, notes + converted
 
 
 def not_holdable(info: VideoInfo, destination: Path) -> dict[int, str]:
@@ -172,6 +180,12 @@ def _holdable(suffix: str, info: VideoInfo, video: VideoFormat) -> frozenset[int
     return frozenset(held) if info.video in held else frozenset()
 
 
+def _convertible(suffix: str, info: VideoInfo, copied: frozenset[int]) -> frozenset[int]:
+    """What a container takes as it is, and what it takes converted; none if not the video."""
+    text = {s.index for s in info.streams if encoder_for(MUXERS[suffix], s.codec)}
+    return copied | text if copied else copied
+
+
 def _cannot_hold(suffix: str, info: VideoInfo, video: VideoFormat, lacking: frozenset[int]) -> str:
     if info.video in lacking:
         return f"{suffix} cannot hold {video.encoder} video"
@@ -184,6 +198,8 @@ def _track(stream: StreamInfo, info: VideoInfo, suffix: str, held: frozenset[int
         return TrackPlan(stream, "process")
     if stream.index in held:
         return TrackPlan(stream, "copy")
+    if codec := encoder_for(MUXERS[suffix], stream.codec):
+        return TrackPlan(stream, "convert", codec=codec)
     why = f"{suffix} cannot hold it"
     if stream.codec is None:
         why = "FFmpeg does not know its codec"
@@ -216,6 +232,26 @@ def size_warnings(target: Target) -> list[str]:
         return []
     return [
         f"{target.width}x{target.height} is more than most hardware plays; --height 2160 is safe"
+    ]
+
+
+def fit_alpha(video: VideoFormat, container: Path) -> tuple[VideoFormat, list[str]]:
+    """Without alpha where a container has no place for it: VP9 keeps it beside the picture."""
+    beside = video.encoder == "libvpx-vp9" and muxer_of(container) not in {"matroska", "webm"}
+    if not (video.layout.alpha and beside):
+        return video, []
+    plain = replace(video, layout=replace(video.layout, alpha=False))
+    return plain, [f"the alpha channel is dropped: {container.suffix} cannot hold it beside VP9"]
+
+
+def siting_warnings(video: VideoFormat, container: Path) -> list[str]:
+    """What is lost of where the chroma samples lie."""
+    if keeps_siting(video, muxer_of(container)):
+        return []
+    siting = video.color.siting.name.lower()
+    return [
+        f"the chroma siting ({siting}) is not stated: {video.encoder} in {container.suffix} has no "
+        "word for it (libx264 and libx265 do)"
     ]
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 from vidsr.coloring import Look
 from vidsr.engines.precision import Precision
 from vidsr.errors import RequestError
+from vidsr.media.deinterlace import Deinterlace
 from vidsr.media.encoders import EncoderRequest
 from vidsr.media.reader import Trim
 
@@ -82,6 +83,7 @@ class Job:
     engine: EngineRequest = field(default_factory=EngineRequest)
     encoder: EncoderRequest = field(default_factory=EncoderRequest)
     trim: Trim = field(default_factory=Trim)
+    deinterlace: Deinterlace = "frame"  # only where the source is interlaced
     overwrite: bool = False
     strict: bool = False  # damaged input is an error
     color: ColorRequest | None = None  # None: the source's own is kept

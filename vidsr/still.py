@@ -28,7 +28,6 @@ from vidsr.networks import (
 from vidsr.planning import (
     Shape,
     Target,
-    check_destination,
     choose_target,
     judge_color,
     size_warnings,
@@ -52,7 +51,7 @@ class StillPlan:
 
 
 def plan_still(job: Job, cache_dir: Path | None) -> StillPlan:
-    """As `job.plan`, of a picture, which is read here."""
+    """As `job.draft`, of a picture, which is read here."""
     if job.color is not None:  # nothing moves in a still, so OpenCV need not be there
         look = replace(job.color.look, stability=0)
         job = replace(job, color=replace(job.color, look=look))
@@ -62,7 +61,6 @@ def plan_still(job: Job, cache_dir: Path | None) -> StillPlan:
     destination = wanted_destination(job, target)
     if not images.is_picture(destination):
         raise RequestError(f"{destination}: a picture is written as {', '.join(images.SUFFIXES)}")
-    check_destination(job.source, destination, overwrite=job.overwrite)
     images.check_kept(destination, still)
     engine, color = plan_networks(job, target, (width, height), cache_dir)
     notes = size_warnings(target)

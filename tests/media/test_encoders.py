@@ -11,7 +11,7 @@ import pytest
 from vidsr.errors import RequestError
 from vidsr.frame import ColorSpec, Matrix, PixelLayout, Range, Siting
 from vidsr.media.door import planar_name
-from vidsr.media.encoders import EncoderRequest, choose_format
+from vidsr.media.encoders import EncoderRequest, VideoFormat, choose_format, keeps_siting
 from vidsr.media.probe import StreamInfo, VideoInfo, guess_color
 
 YUV420, YUV422, YUV444 = (PixelLayout("yuv", 8, steps) for steps in ((1, 1), (1, 0), (0, 0)))
@@ -91,12 +91,30 @@ def test_rgb_stays_rgb_for_a_lossless_encoder(depth):
 
 
 @pytest.mark.parametrize("model", ["yuv", "rgb"])
-@pytest.mark.parametrize("request_", [{}, {"encoder": "ffv1"}, {"pix_fmt": "yuv444p"}])
+@pytest.mark.parametrize("request_", [{}, {"encoder": "libx265"}, {"pix_fmt": "yuv444p"}])
 def test_an_alpha_channel_that_is_dropped_is_named(model, request_):
     layout = PixelLayout(model, 8, (1, 1) if model == "yuv" else (0, 0), alpha=True)
     _, name, notes = chosen(layout, **request_)
     assert "a" not in name.removeprefix("gr")
     assert "the alpha channel is dropped" in notes
+
+
+@pytest.mark.parametrize(
+    ("encoder", "model", "name"),
+    [
+        ("ffv1", "yuv", "yuva420p"),
+        ("ffv1", "rgb", "gbrap"),
+        ("prores_ks", "yuv", "yuva444p10le"),
+        ("prores_ks", "rgb", "yuva444p10le"),
+        ("libvpx-vp9", "yuv", "yuva420p"),
+    ],
+)
+def test_alpha_is_kept_where_the_encoder_can(encoder, model, name):
+    layout = PixelLayout(model, 8, (1, 1) if model == "yuv" else (0, 0), alpha=True)
+    video, notes = choose_format(info(layout), SIZE, EncoderRequest(encoder=encoder))
+    assert planar_name(video.layout) == name
+    assert video.pix_fmt == ("bgra" if name == "gbrap" else name)
+    assert not any("alpha" in note for note in notes)
 
 
 def test_colour_tags_are_the_inputs():
@@ -263,3 +281,34 @@ def test_an_interlaced_flag_that_is_lost_is_named():
     video, notes = choose_format(source, SIZE, EncoderRequest(encoder="libx265"))
     assert not video.interlaced
     assert notes == ["the interlaced flag is lost: libx265 writes progressive frames"]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "muxer", "siting", "kept"),
+    [
+        ("libx264", "mp4", Siting.BOTTOM, True),
+        ("libx265", "mpegts", Siting.CENTER, True),
+        ("libsvtav1", "mp4", Siting.TOPLEFT, True),
+        ("libsvtav1", "mp4", Siting.CENTER, False),
+        ("libsvtav1", "matroska", Siting.CENTER, True),
+        ("ffv1", "mp4", Siting.TOPLEFT, False),
+        ("ffv1", "mp4", Siting.LEFT, True),
+        ("ffv1", "matroska", Siting.BOTTOMLEFT, False),
+        ("libvpx-vp9", "webm", Siting.TOP, True),
+        ("prores_ks", "mov", Siting.CENTER, False),
+    ],
+)
+def test_it_is_known_which_encoder_and_container_keep_the_siting(encoder, muxer, siting, kept):
+    color = ColorSpec(Matrix.BT709, Range.LIMITED, 1, 1, siting)
+    video = VideoFormat(96, 64, YUV420, color, encoder, {})
+    assert keeps_siting(video, muxer) is kept
+    full = replace(video, layout=replace(YUV420, subsampling=(0, 0)))
+    assert keeps_siting(full, muxer)
+
+
+def test_left_is_stated_where_top_left_would_be_guessed():
+    color = ColorSpec(Matrix.BT2020_NCL, Range.LIMITED, 9, 16, Siting.LEFT)
+    request = EncoderRequest(encoder="libsvtav1", preset="10")
+    video, _ = choose_format(info(YUV420, color=color), (96, 64), request)
+    assert video.options["chroma_sample_location"] == "left"
+    assert not keeps_siting(replace(video, encoder="ffv1"), "mp4")

@@ -78,6 +78,7 @@ def upscale(
     pix_fmt: words.PixFmt = None,
     start: words.Start = None,
     end: words.End = None,
+    deinterlace: words.Deinterlace = words.DeinterlaceWord.frame,
     colored: Annotated[
         bool, typer.Option("--colorize", help="Color it first; see `vidsr colorize -h`.")
     ] = False,
@@ -114,6 +115,7 @@ def upscale(
             color=_wanted_color(color, colored),
             encoder=EncoderRequest(encoder, crf, preset, words.parse_pairs(enc or []), pix_fmt),
             trim=Trim(words.parse_time(start), words.parse_time(end)),
+            deinterlace=deinterlace.value,
             overwrite=overwrite,
             strict=strict,
             resume=not no_resume,
@@ -142,6 +144,7 @@ def colorize(
     pix_fmt: words.PixFmt = None,
     start: words.Start = None,
     end: words.End = None,
+    deinterlace: words.Deinterlace = words.DeinterlaceWord.frame,
     overwrite: words.Overwrite = False,
     strict: words.Strict = False,
     no_resume: words.NoResume = False,
@@ -170,6 +173,7 @@ def colorize(
             color=color or ColorRequest(),
             encoder=EncoderRequest(encoder, crf, preset, words.parse_pairs(enc or []), pix_fmt),
             trim=Trim(words.parse_time(start), words.parse_time(end)),
+            deinterlace=deinterlace.value,
             overwrite=overwrite,
             strict=strict,
             resume=not no_resume,
@@ -329,10 +333,10 @@ def _run_batch(
 def info(source: words.Source, as_json: words.Json = False) -> None:
     """Show what is inside a file and what upscaling would do with it."""
     with reporting(as_json):
-        from vidsr.job import plan
+        from vidsr.job import draft
         from vidsr.request import Job
 
-        print_plan(plan(Job(source=source, overwrite=True), cache_dir=_cache_dir()), as_json)
+        print_plan(draft(Job(source=source), cache_dir=_cache_dir()), as_json)
 
 
 @app.command()

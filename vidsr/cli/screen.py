@@ -372,12 +372,13 @@ def _picture_words(info: VideoInfo) -> str:
     shown = info.displayed_size
     stored = (info.width, info.height)
     color = info.color
+    woven = info.interlaced or info.deinterlace is not None
     guessed = f" (guessed: {', '.join(sorted(color.guessed))})" if color.guessed else ""
     return (
         f"{info.width}x{info.height} {info.pix_fmt}, {float(info.frame_rate):.3f} fps, "
         f"{color.matrix.name} {color.range.name.lower()} range, chroma {color.siting.name.lower()}"
         f"{guessed}{f', shown as {shown[0]}x{shown[1]}' if shown != stored else ''}"
-        f"{', interlaced' if info.interlaced else ''}{', HDR' if color.is_hdr else ''}"
+        f"{', interlaced' if woven else ''}{', HDR' if color.is_hdr else ''}"
     )
 
 

@@ -21,6 +21,14 @@ class PrecisionWord(StrEnum):
     fp32 = "fp32"
 
 
+class DeinterlaceWord(StrEnum):
+    """What `--deinterlace` takes."""
+
+    frame = "frame"
+    field = "field"
+    off = "off"
+
+
 class CodecWord(StrEnum):
     """What `--codec` takes."""
 
@@ -74,6 +82,10 @@ EncoderOptions = Annotated[
 PixFmt = Annotated[str | None, typer.Option(help="FFmpeg's name, such as yuv444p.")]
 Start = Annotated[str | None, typer.Option(help="Where to begin: seconds or [H:]M:S.")]
 End = Annotated[str | None, typer.Option(help="Where to stop: seconds or [H:]M:S.")]
+Deinterlace = Annotated[
+    DeinterlaceWord,
+    typer.Option(help="Of interlaced input: a picture a frame, one a field (double rate), or off."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output.")]
 NoResume = Annotated[
     bool, typer.Option("--no-resume", help="Write in one go; an interruption leaves nothing.")

@@ -41,7 +41,8 @@ class Boundary:
     pts: int  # of that frame, in the output's ticks
     seek: Fraction  # seconds on the file's own clock, of the first frame that leads in
     digest: str  # sha256 of the samples of the frames that lead in and of the first
-    trimmed: int = 0  # as in `ReadReport`, up to here
+    decoded: int = 0  # as in `ReadReport`, up to here
+    trimmed: int = 0
     damaged: int = 0  # the first frame included
     undecodable: int = 0
 
@@ -117,6 +118,7 @@ class SegmentReader:
             pts=frame.pts,
             seek=moment * frame.time_base,
             digest=_digest(leading),
+            decoded=report.decoded,
             trimmed=report.trimmed,
             damaged=report.damaged,
             undecodable=report.undecodable,
@@ -130,7 +132,8 @@ class SegmentReader:
             found = find(frames, begin)
             if found:
                 report = self.report
-                report.frames, report.trimmed = begin.frame + 1, begin.trimmed
+                report.frames, report.decoded = begin.frame + 1, begin.decoded
+                report.trimmed = begin.trimmed
                 report.damaged, report.undecodable = begin.damaged, begin.undecodable
                 yield from found
                 yield from frames

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import av.error
+import av.filter
 import numpy as np
 from numpy.typing import NDArray
 
@@ -135,3 +137,37 @@ def _view(plane: av.video.plane.VideoPlane, shape: tuple[int, ...], depth: int) 
 
 def _log2(number: int) -> int:
     return number.bit_length() - 1
+
+
+class Filter:
+    """One of FFmpeg's filters, made for the first picture that it is given."""
+
+    def __init__(self, name: str, options: str = "") -> None:
+        """Name it, with its options as FFmpeg spells them: `key=value:key=value`."""
+        self._name, self._options = name, options
+        self._graph: av.filter.Graph | None = None
+
+    def push(self, picture: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
+        """Give a picture, or None at the end; get those that are ready."""
+        if self._graph is None:
+            assert picture is not None
+            self._graph = self._made_for(picture)
+        self._graph.vpush(picture)
+        while True:
+            try:
+                yield self._graph.vpull()
+            except (av.error.BlockingIOError, av.error.EOFError):
+                return
+
+    def _made_for(self, picture: av.VideoFrame) -> av.filter.Graph:
+        graph = av.filter.Graph()
+        graph.threads = 1
+        source = graph.add_buffer(
+            width=picture.width,
+            height=picture.height,
+            format=picture.format,
+            time_base=picture.time_base or Fraction(1, 90000),
+        )
+        chosen, sink = graph.add(self._name, self._options or None), graph.add("buffersink")
+        graph.link_nodes(source, chosen, sink).configure()
+        return graph

@@ -13,6 +13,7 @@ import av.error
 from vidsr.errors import RequestError
 from vidsr.frame import ColorSpec, Matrix, PixelLayout, Range, Siting
 from vidsr.media.door import planar_name
+from vidsr.media.hdr import hdr_options
 from vidsr.media.probe import VideoInfo
 
 
@@ -41,12 +42,13 @@ class VideoFormat:
     sample_aspect: Fraction | None = None  # None leaves it out
     threads: int = 0  # of the encoder; 0 lets it choose
     interlaced: bool = False
-    packed: bool = False  # ffv1 takes 8-bit RGB only as bgr0
+    packed: bool = False  # ffv1 takes 8-bit RGB only as bgr0 or bgra
 
     @property
     def pix_fmt(self) -> str:
         """FFmpeg's name of what the encoder gets."""
-        return "bgr0" if self.packed else planar_name(self.layout)
+        packed = "bgra" if self.layout.alpha else "bgr0"
+        return packed if self.packed else planar_name(self.layout)
 
     @property
     def frame_bytes(self) -> int:
@@ -107,20 +109,26 @@ def choose_format(
         if request.pix_fmt
         else _choose_layout(source.layout, traits, encoder, names)
     )
-    if source.layout.alpha:
-        notes.append("the alpha channel is dropped")
     color = _choose_color(source, layout)
     options = _options(encoder, traits, request)
     width, height = size
     if layout != (fitted := _fit_size(layout, size, names)):
         notes.append(f"{width}x{height} is odd: {planar_name(fitted)} instead of subsampled chroma")
         layout = fitted
+    if source.layout.alpha:
+        layout, kept = _with_alpha(layout, encoder, [] if request.pix_fmt else names)
+        notes += kept
+        if layout.alpha and encoder == "prores_ks":
+            options["profile"] = "4444"
     _check_size(encoder, traits, size)
     if request.encoder is None and encoder == "libx265":
         notes.append("more than 8 bits: HEVC (libx265), since few devices play 10-bit H.264")
     if source.interlaced and encoder != "libx264":
         notes.append(f"the interlaced flag is lost: {encoder} writes progressive frames")
-    merged = _merge(_merge(options, request.options), _bitstream_options(encoder, color, source))
+    light, unwritten = hdr_options(encoder, source.hdr)
+    notes += unwritten
+    wanted = _merge(_merge(options, light), request.options)
+    merged = _merge(wanted, _bitstream_options(encoder, color, source))
     chosen = VideoFormat(
         *size,
         layout=layout,
@@ -133,6 +141,24 @@ def choose_format(
     )
     _try_open(chosen)
     return chosen, notes
+
+
+def siting_if_unsaid(color: ColorSpec) -> Siting:
+    """What a video without a word about its siting is taken for."""
+    bt2020 = color.matrix in {Matrix.BT2020_NCL, Matrix.BT2020_CL}
+    return Siting.TOPLEFT if bt2020 else Siting.LEFT
+
+
+def keeps_siting(video: VideoFormat, muxer: str) -> bool:
+    """Whether chroma comes back where it was, from this encoder's bitstream in this container."""
+    siting = video.color.siting
+    if not any(video.layout.subsampling) or siting is siting_if_unsaid(video.color):
+        return True
+    codec = av.codec.Codec(video.encoder, "w").canonical_name
+    stated = {Siting.LEFT, Siting.TOPLEFT} if codec == "av1" else set()  # by the bitstream
+    if muxer in {"matroska", "webm"}:
+        stated |= {Siting.LEFT, Siting.CENTER, Siting.TOPLEFT, Siting.TOP}
+    return codec in {"h264", "hevc"} or siting in stated
 
 
 def _pixel_formats(encoder: str) -> list[str]:
@@ -148,7 +174,8 @@ def _pixel_formats(encoder: str) -> list[str]:
 
 def _takes(names: list[str], layout: PixelLayout) -> bool:
     name = planar_name(layout)
-    return not names or name in names or (name == "gbrp" and "bgr0" in names)
+    packed = {"gbrp": "bgr0", "gbrap": "bgra"}.get(name)
+    return not names or name in names or packed in names
 
 
 def _choose_layout(
@@ -166,6 +193,20 @@ def _choose_layout(
                 notes.append(f"{encoder}: {planar_name(wanted)} becomes {planar_name(candidate)}")
             return candidate, notes
     raise RequestError(f"{encoder} takes none of vidsr's pixel formats; use libx264 or ffv1")
+
+
+def _with_alpha(
+    layout: PixelLayout, encoder: str, names: list[str]
+) -> tuple[PixelLayout, list[str]]:
+    """The layout with alpha, in 4:4:4 if the encoder has it only there, or else without."""
+    for candidate in (layout, replace(layout, subsampling=(0, 0))):
+        wanted = replace(candidate, alpha=True)
+        if encoder in ALPHA_ENCODERS and names and _takes(names, wanted):
+            return wanted, []
+    return layout, ["the alpha channel is dropped"]
+
+
+ALPHA_ENCODERS = {"ffv1", "prores_ks", "libvpx-vp9"}  # whose alpha decoders know again
 
 
 def _candidates(wanted: PixelLayout) -> list[PixelLayout]:
@@ -236,7 +277,8 @@ def _options(encoder: str, traits: _Traits, request: EncoderRequest) -> dict[str
 def _bitstream_options(encoder: str, color: ColorSpec, source: VideoInfo) -> dict[str, str]:
     """Siting and field order, which no attribute of PyAV carries."""
     options = {}
-    if color.siting not in {Siting.LEFT, Siting.UNSPECIFIED}:
+    usual = color.siting is Siting.LEFT and siting_if_unsaid(color) is Siting.LEFT
+    if not usual and color.siting is not Siting.UNSPECIFIED:
         options["chroma_sample_location"] = color.siting.name.lower()
     if source.interlaced and encoder == "libx264":
         options["x264-params"] = "tff=1" if source.top_field_first else "bff=1"

@@ -21,7 +21,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,7 @@ import av.logging
 from vidsr.errors import MediaError
 from vidsr.frame import ColorSpec, Matrix, PixelLayout, Range, Siting
 from vidsr.media.door import layout_of, open_input, translated
+from vidsr.media.hdr import HdrMetadata, hdr_metadata_of
 
 StreamKind = Literal["video", "audio", "subtitle", "data", "attachment", "unknown"]
 
@@ -78,6 +79,11 @@ class VideoInfo:
     top_field_first: bool
     chapters: int
     common_clock: int  # ticks per second of the coarsest clock that every stream's ticks fall on
+    unread_alpha: bool = False  # kept beside VP8 or VP9, whose decoders in FFmpeg pass over it
+    hdr: HdrMetadata = field(default_factory=HdrMetadata)
+    # What the reader shall make of woven fields; all of the above is then said of its pictures.
+    deinterlace: Literal["frame", "field"] | None = None
+    fields_flagged: bool = True  # each picture's own flag says whether it is woven
 
     @property
     def video_stream(self) -> StreamInfo:
@@ -128,6 +134,8 @@ def probe(path: Path, *, video: int | None = None) -> VideoInfo:
             interlaced=picture.interlaced_frame,
             top_field_first="bottom first" not in description,
             chapters=len(container.chapters()),
+            unread_alpha=stream.metadata.get("alpha_mode") == "1" and not layout.alpha,
+            hdr=hdr_metadata_of(picture),
             common_clock=math.lcm(
                 *(s.time_base.denominator for s in container.streams if s.time_base)
             ),
@@ -207,7 +215,7 @@ def _stream_info(stream: av.stream.Stream) -> StreamInfo:
         kind=stream.type,
         codec=codec,
         language=stream.language,
-        title=stream.metadata.get("title"),
+        title=stream.metadata.get("title") or stream.metadata.get("name"),  # mp4's word for it
         cover=_is_cover(stream),
         disposition=int(stream.disposition),
     )

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
@@ -27,6 +27,7 @@ import av.error
 
 from vidsr.errors import MediaError
 from vidsr.frame import Frame, Packet
+from vidsr.media.deinterlace import Deinterlacer
 from vidsr.media.door import layout_of, open_input, planes_of, translated
 from vidsr.media.probe import VideoInfo
 
@@ -38,8 +39,9 @@ class ReadReport:
     """What the reader met; complete once it is exhausted."""
 
     packets: int = 0  # of the processed stream
-    frames: int = 0  # presented by the decoder, inside the trim
-    trimmed: int = 0  # decoded but outside --start/--end
+    decoded: int = 0  # pictures that the decoder gave
+    frames: int = 0  # presented, inside the trim; two for each picture of fields at double rate
+    trimmed: int = 0  # presented but outside --start/--end
     damaged: int = 0  # frames whose errors the decoder concealed
     undecodable: int = 0  # packets that the decoder refused
     broken_off: str = ""  # why reading ended early, if it did
@@ -101,6 +103,9 @@ class VideoReader:
         self.report = ReadReport(copied=dict.fromkeys(copied, 0))
         self._next_pts = 0
         self._leading: deque[Frame] = deque(maxlen=self.lead)
+        self._deinterlacer = Deinterlacer(info) if info.deinterlace else None
+        # Seconds at either end for the neighbours that a deinterlacer needs.
+        self._margin = 2 / info.frame_rate if info.deinterlace else Fraction(0)
         # Streams that have packets all along; sound may lie a second behind the picture in a file.
         self._steady = {info.video} | {
             stream.index
@@ -170,7 +175,8 @@ class VideoReader:
             return self._target_before(self.begin)
         if not self.trim.start:
             return None
-        start, back = self.trim.start - self.lead / self.info.frame_rate, Fraction(0)
+        start = self.trim.start - self.lead / self.info.frame_rate - self._margin
+        back = Fraction(0)
         with open_input(self.info.path) as container:
             first = Fraction(container.start_time or 0, av.time_base)
             while start - back > first:
@@ -256,14 +262,27 @@ class VideoReader:
             yield from self._frames(video.codec_context.decode(None))
         except (av.error.EOFError, av.error.InvalidDataError) as exc:
             log.debug("drained: %s", exc)
+        if self._deinterlacer is not None:
+            yield from self._presented(self._deinterlacer.drain())
 
     def _past_end(self, packet: av.Packet[Any]) -> bool:
         """Whether its stream is done: dts is past the end, so nothing earlier can follow."""
         if self.trim.end is None or packet.dts is None:
             return False
-        return bool(packet.dts * packet.time_base >= self.trim.end)
+        margin = self._margin if packet.stream_index == self.info.video else 0
+        return bool(packet.dts * packet.time_base >= self.trim.end + margin)
 
     def _frames(self, pictures: list[av.VideoFrame]) -> Iterator[Frame]:
+        for picture in pictures:
+            self._check(picture)
+            self._give_time(picture)
+            self.report.decoded += 1
+            if self._deinterlacer is None:
+                yield from self._presented([picture])
+            else:
+                yield from self._presented(self._deinterlacer.push(picture))
+
+    def _presented(self, pictures: Iterable[av.VideoFrame]) -> Iterator[Frame]:
         for picture in pictures:
             frame = self._frame(picture)
             moment = frame.pts * frame.time_base
@@ -279,7 +298,7 @@ class VideoReader:
             self.report.damaged += frame.damaged
             yield frame
 
-    def _frame(self, picture: av.VideoFrame) -> Frame:
+    def _check(self, picture: av.VideoFrame) -> None:
         size = (picture.width, picture.height)
         layout = layout_of(picture.format)
         if size != (self.info.width, self.info.height) or layout != self.info.layout:
@@ -288,23 +307,31 @@ class VideoReader:
                 f"{self.info.height} {self.info.pix_fmt} to {picture.width}x{picture.height} "
                 f"{picture.format.name}; cut the file there (--end, --start)"
             )
-        pts = self._next_pts if picture.pts is None else picture.pts
-        duration = picture.duration or self._usual_duration()
-        self._next_pts = pts + duration
+
+    def _give_time(self, picture: av.VideoFrame) -> None:
+        """See Note [Who owns time]."""
+        if picture.pts is None:
+            picture.pts = self._next_pts
+        picture.duration = picture.duration or self._usual_duration(picture)
+        self._next_pts = picture.pts + picture.duration
+
+    def _frame(self, picture: av.VideoFrame) -> Frame:
+        assert picture.pts is not None
         return Frame(
-            planes=planes_of(picture, layout),
-            layout=layout,
+            planes=planes_of(picture, self.info.layout),
+            layout=self.info.layout,
             color=self.info.color,
-            pts=pts,
-            duration=duration,
+            pts=picture.pts,
+            duration=picture.duration,
             time_base=picture.time_base or self.info.time_base,
             interlaced=picture.interlaced_frame,
             top_field_first=self.info.top_field_first,
             damaged=picture.is_corrupt,
         )
 
-    def _usual_duration(self) -> int:
-        return max(1, round(1 / (self.info.frame_rate * self.info.time_base)))
+    def _usual_duration(self, picture: av.VideoFrame) -> int:
+        rate = self.info.frame_rate / (2 if self.info.deinterlace == "field" else 1)
+        return max(1, round(1 / (rate * (picture.time_base or self.info.time_base))))
 
 
 def _next_key_frame(container: av.container.InputContainer, video: int) -> Fraction | None:

@@ -39,7 +39,7 @@ from vidsr.frame import Frame, Packet
 from vidsr.media.door import translated
 from vidsr.media.encoders import VideoFormat
 from vidsr.media.probe import VideoInfo
-from vidsr.media.writer import VideoWriter, add_video, encodable, flush_to_disk, muxer_of
+from vidsr.media.writer import Pictures, VideoWriter, add_video, flush_to_disk, muxer_of
 
 
 class SegmentEncoder(Protocol):
@@ -82,7 +82,7 @@ class LibavSegment:
             MediaError: the file cannot be made.
         """
         self._destination = destination  # what errors name
-        self._pix_fmt = video.pix_fmt
+        self._pictures = Pictures(source, video)
         self._durations: dict[int, int] = {}  # pts -> duration of each frame given
         with translated(destination, "opening the encoder"):
             # Never written to: it holds a stream with the very settings of a file in one go.
@@ -94,7 +94,8 @@ class LibavSegment:
         """See `SegmentEncoder`."""
         with translated(self._destination, "writing"):
             self._durations[frame.pts] = frame.duration
-            self._add(self._stream.encode(encodable(frame, self._pix_fmt)))
+            for picture in self._pictures.of(frame):
+                self._add(self._stream.encode(picture))
 
     def finish(self) -> bytes:
         """See `SegmentEncoder`."""

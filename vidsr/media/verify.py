@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import av.error
@@ -288,6 +288,7 @@ def compare(
     *,
     dropped: Mapping[int, str] | frozenset[int] = frozenset(),
     scale: int | None = None,
+    deinterlace: Literal["frame", "field"] | None = None,
 ) -> list[Check]:
     """Compare a finished output with its source.
 
@@ -296,6 +297,7 @@ def compare(
         written: what was made of it.
         dropped: streams of the source that were left out, with or without the reasons.
         scale: by which it was enlarged; None is any size of the same shape.
+        deinterlace: what became of the source's fields, if they became pictures.
 
     Raises:
         MediaError: one of the two cannot be read.
@@ -305,6 +307,8 @@ def compare(
     videos = [s for s in old.info.streams if s.kind == "video" and not s.cover]
     position = sum(s.index not in dropped for s in videos if s.index < old.info.video)
     new = _contents(written, position)
+    if deinterlace is not None:
+        old = _deinterlaced(old, deinterlace)
     reasons = dropped if isinstance(dropped, Mapping) else {}
     left_out = [
         Check(str(stream), "there", "left out", equal=False, reason=reasons[stream.index])
@@ -321,6 +325,18 @@ def compare(
         *_compare_tracks(old, new, frozenset(dropped)),
         *left_out,
     ]
+
+
+def _deinterlaced(old: _Contents, deinterlace: Literal["frame", "field"]) -> _Contents:
+    """What to expect of a source whose fields became pictures."""
+    old = replace(old, info=replace(old.info, interlaced=False))
+    if deinterlace == "frame" or not old.moments:
+        return old
+    ends = [*old.moments[1:], old.end]
+    middles = [(first + end) / 2 for first, end in zip(old.moments, ends, strict=True)]
+    info = replace(old.info, frame_rate=2 * old.info.frame_rate)
+    moments = sorted([*old.moments, *middles])
+    return replace(old, info=info, moments=moments, tick=old.tick / 2)
 
 
 def _compare_time(old: _Contents, new: _Contents) -> Iterator[Check]:

@@ -15,6 +15,7 @@ import io
 import os
 from array import array
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -27,9 +28,10 @@ from av.codec.context import Flags
 
 from vidsr.errors import MediaError, RequestError, VerificationError
 from vidsr.frame import Frame, Packet
-from vidsr.media.door import open_input, picture_of, repacked, translated
+from vidsr.media.door import Filter, open_input, picture_of, repacked, translated
 from vidsr.media.encoders import VideoFormat
 from vidsr.media.probe import StreamInfo, VideoInfo
+from vidsr.media.subtitles import SubtitleConverter
 from vidsr.media.verify import DELAYED, Promise, Span, check_written
 
 # Containers that keep every timestamp (to a millisecond at worst). AVI cannot: it has no pts.
@@ -52,8 +54,9 @@ class TrackPlan:
     """What becomes of one stream of the input."""
 
     stream: StreamInfo
-    action: Literal["process", "copy", "drop"]
+    action: Literal["process", "copy", "convert", "drop"]
     reason: str = ""  # why it is dropped
+    codec: str = ""  # what a text subtitle is converted to
 
 
 @dataclass
@@ -65,6 +68,7 @@ class WriteReport:
     lost_tags: list[str] = field(default_factory=list)  # metadata that the container cannot hold
     not_kept: list[str] = field(default_factory=list)  # what else it has no place for: a ledger
     empty: list[int] = field(default_factory=list)  # input streams without a packet, left out
+    wordless: Counter[int] = field(default_factory=Counter)  # cues that conversion left nothing of
     bytes: int = 0
 
 
@@ -97,7 +101,7 @@ class VideoWriter:
         self._latest: list[av.Packet[Any]] = []  # of those that came encoded; not yet written
         self._source = source.video
         self._time_base = source.time_base
-        self._pix_fmt = video.pix_fmt
+        self._pictures = Pictures(source, video)
         self._file: av.container.OutputContainer | None = None
         try:
             with translated(path, "opening the output"), open_input(source.path) as original:
@@ -113,6 +117,13 @@ class VideoWriter:
                     track.stream.index: _add_stream(self._file, original, track, source, video)
                     for track in tracks
                     if track.action != "drop"
+                }
+                self._converters = {
+                    track.stream.index: SubtitleConverter(
+                        original.streams[track.stream.index], self._streams[track.stream.index]
+                    )
+                    for track in tracks
+                    if track.action == "convert"
                 }
                 self._tracks = {track.stream.index: track.stream for track in tracks}
                 self._chapters = _chapters(original, start=start, end=end)
@@ -181,6 +192,9 @@ class VideoWriter:
         """
         assert self._file is not None
         with translated(self.path, "finishing the output"):
+            for index, converter in self._converters.items():
+                self._mux_converted(index, converter.drain())
+                self.report.wordless[index] = converter.wordless
             packets = self._latest or _mend_dts(self._video.encode(None))
             self._mux_video(self._end_in_time(packets))
             self._file.close()
@@ -201,7 +215,8 @@ class VideoWriter:
         self.report.frames += 1
         self._end = frame.pts + frame.duration
         self._given[self._source].reach(frame.pts * frame.time_base, self._end * frame.time_base)
-        self._mux_video(self._video.encode(encodable(frame, self._pix_fmt)))
+        for picture in self._pictures.of(frame):
+            self._mux_video(self._video.encode(picture))
 
     def _mux_video(self, packets: list[av.Packet[Any]]) -> None:
         assert self._file is not None
@@ -222,6 +237,9 @@ class VideoWriter:
 
     def _copy(self, packet: Any) -> None:  # a PyAV packet; our protocol knows only its size
         index = packet.stream_index
+        if index in self._converters:
+            self._mux_converted(index, self._converters[index].push(packet))
+            return
         self.report.copied[index] += 1
         self._given[index].add(packet)
         if self._streams[index].type == "attachment":
@@ -229,6 +247,13 @@ class VideoWriter:
         packet.stream = self._streams[index]
         assert self._file is not None
         self._file.mux_one(packet)
+
+    def _mux_converted(self, index: int, packets: Iterable[Any]) -> None:
+        assert self._file is not None
+        for packet in packets:
+            self.report.copied[index] += 1
+            self._given[index].add(packet)
+            self._file.mux_one(packet)
 
     def _verify(self) -> None:
         found: Counter[int] = Counter()  # input stream -> packets
@@ -359,6 +384,9 @@ def _muxer_options(path: Path, source: VideoInfo) -> dict[str, str]:
     return {"movie_timescale": str(fine if fits else max(video, 1000))}
 
 
+_TS_VIDEO = {"h264", "hevc", "mpeg2video", "mpeg1video", "mpeg4"}
+
+
 def can_hold(suffix: str, source: VideoInfo, track: StreamInfo, encoder: str) -> bool:
     """Whether a container takes a stream, the processed one as encoded by `encoder`.
 
@@ -372,6 +400,8 @@ def can_hold(suffix: str, source: VideoInfo, track: StreamInfo, encoder: str) ->
             trial = av.open(io.BytesIO(), "w", format=MUXERS[suffix])
             if track.index == source.video:
                 codec = av.codec.Codec(encoder, "w").canonical_name
+                if MUXERS[suffix] == "mpegts" and codec not in _TS_VIDEO:
+                    return False  # it would be written as data that nobody knows again
                 trial.add_mux_stream(codec, width=source.width, height=source.height)
                 if MUXERS[suffix] == "matroska":
                     return True  # it takes every codec, but no header before the encoder's own
@@ -384,15 +414,24 @@ def can_hold(suffix: str, source: VideoInfo, track: StreamInfo, encoder: str) ->
     return True
 
 
-def encodable(frame: Frame, pix_fmt: str) -> av.VideoFrame:
-    """A frame as an encoder takes it, with its time and color tags."""
-    picture = repacked(picture_of(frame.planes, frame.layout), pix_fmt)
-    picture.pts, picture.time_base = frame.pts, frame.time_base
-    picture.duration = frame.duration
-    color = frame.color
-    picture.colorspace, picture.color_range = int(color.matrix), int(color.range)
-    picture.color_primaries, picture.color_trc = color.primaries, color.transfer
-    return picture
+class Pictures:
+    """Frames as an encoder takes them, with their time, color tags and field order."""
+
+    def __init__(self, source: VideoInfo, video: VideoFormat) -> None:
+        self._pix_fmt = video.pix_fmt
+        # libx264 takes the field order from each picture, and PyAV has no attribute for that.
+        order = "tff" if source.top_field_first else "bff"
+        self._fields = Filter("setfield", f"mode={order}") if video.interlaced else None
+
+    def of(self, frame: Frame) -> list[av.VideoFrame]:
+        """The picture of a frame: always one."""
+        picture = repacked(picture_of(frame.planes, frame.layout), self._pix_fmt)
+        picture.pts, picture.time_base = frame.pts, frame.time_base
+        picture.duration = frame.duration
+        color = frame.color
+        picture.colorspace, picture.color_range = int(color.matrix), int(color.range)
+        picture.color_primaries, picture.color_trc = color.primaries, color.transfer
+        return [picture] if self._fields is None else list(self._fields.push(picture))
 
 
 def _mend_dts(packets: list[av.Packet[Any]]) -> list[av.Packet[Any]]:
@@ -422,6 +461,10 @@ def _add_stream(
     if track.action == "process":
         stream = add_video(file, source, video)
         stream.metadata.update(_copy_tags(template.metadata, _STATISTICS_TAGS))
+    elif track.action == "convert":
+        stream = file.add_stream(track.codec)
+        stream.time_base = template.time_base
+        stream.metadata.update(_copy_tags(template.metadata, _STATISTICS_TAGS))
     elif track.stream.cover and file.format.name == "matroska":
         return _attach_cover(file, original, track.stream)
     else:
@@ -429,6 +472,8 @@ def _add_stream(
         stream = file.add_stream_from_template(template, opaque=True)
         stream.metadata.update(_copy_tags(template.metadata, {"duration", "encoder"}))
     # The template leaves out what makes a track findable: language, title, default, forced.
+    if track.stream.title:
+        stream.metadata["title"] = track.stream.title
     stream.disposition = template.disposition
     return stream
 
@@ -486,7 +531,14 @@ def _scaled_matrix(source: VideoInfo, video: VideoFormat) -> list[int]:
 
 # Tags that describe the file they were read from and would be false in another one.
 _CONTAINER_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}
-_STATISTICS_TAGS = {"encoder", "duration", "bps", "number_of_frames", "number_of_bytes"}
+_STATISTICS_TAGS = {
+    "encoder",
+    "duration",
+    "bps",
+    "number_of_frames",
+    "number_of_bytes",
+    "alpha_mode",
+}
 
 
 def _copy_tags(tags: dict[str, str], false_here: set[str]) -> dict[str, str]:
