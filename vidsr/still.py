@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,7 +36,7 @@ from vidsr.planning import (
     wanted_destination,
 )
 from vidsr.request import Job
-from vidsr.stages import Stage
+from vidsr.stages import Resize, Stage, Upscale
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def plan_still(job: Job, cache_dir: Path | None) -> StillPlan:
     if not images.is_picture(destination):
         raise RequestError(f"{destination}: a picture is written as {', '.join(images.SUFFIXES)}")
     check_destination(job.source, destination, overwrite=job.overwrite)
-    images.check_kept(destination, still)
+    images.check_kept(destination, still, (target.width, target.height))
     engine, color = plan_networks(job, target, (width, height), cache_dir)
     notes = size_warnings(target)
     if job.color is not None:
@@ -88,14 +89,16 @@ def run_still(plan: StillPlan, stages: list[Stage] | None) -> Result:
     stages = stages or _still_stages(plan)
     torch.set_num_threads(plan.engine.threads * plan.engine.workers)
     still = plan.still
-    rgb = _process(stages, rgb_of_codes(still.rgb).to(plan.engine.device), still.rgb.dtype)
-    alpha = None
-    if still.alpha is not None:
-        mask = torch.from_numpy(still.alpha)[None, None].float()
-        mask = F.interpolate(mask, size=rgb.shape[:2], mode="bicubic", antialias=True)[0, 0]
-        alpha = codes_of(mask / float(np.iinfo(still.alpha.dtype).max), still.alpha.dtype)
-    lost = images.write(plan.destination, replace(still, rgb=rgb, alpha=alpha))
-    notes = (*plan.notes, *(f"{what} is lost in this format" for what in lost))
+    height, width = still.rgb.shape[:2]
+    for stage in stages:
+        height, width = stage.output_size(height, width)
+    with images.create(plan.destination, still, (width, height)) as picture:
+        alpha, first = _enlarged_alpha(still.alpha, (height, width)), 0
+        for rgb in _codes(stages, still, plan.engine.device):
+            end = first + len(rgb)
+            picture.write(rgb, None if alpha is None else alpha[first:end])
+            first = end
+    notes = (*plan.notes, *(f"{what} is lost in this format" for what in picture.lost))
     counted = fallbacks(stages)
     return Result(
         destination=plan.destination,
@@ -112,12 +115,37 @@ def run_still(plan: StillPlan, stages: list[Stage] | None) -> Result:
 
 
 @torch.inference_mode()
-def _process(
-    stages: list[Stage], rgb: Tensor, dtype: np.dtype[np.uint8 | np.uint16]
-) -> images.Samples:
-    """A picture through the stages: codes (H,W,3)."""
-    for stage in stages:
-        processed = stage(rgb)
-        bad = stage.faulty is not None and bool(stage.faulty.any())
-        rgb = stage.redo(rgb) if bad else processed
-    return codes_of(rgb[0].permute(1, 2, 0), dtype)
+def _codes(
+    stages: list[Stage], still: images.Still, device: torch.device | str
+) -> Iterator[images.Samples]:
+    """A picture through the stages: codes (h,W,3) of its rows from the top."""
+    for band in _bands(stages, rgb_of_codes(still.rgb).to(device)):
+        yield codes_of(band[0].permute(1, 2, 0), still.rgb.dtype)
+
+
+def _bands(stages: list[Stage], rgb: Tensor) -> Iterator[Tensor]:
+    """A picture (1,3,H,W) through the stages, in bands from the top if an enlargement is last."""
+    match stages:
+        case [Upscale() as upscale]:
+            yield from upscale.bands(rgb)
+        case [Upscale() as upscale, Resize() as resize]:
+            yield from resize.bands(upscale.bands(rgb), upscale.scale * rgb.shape[-2])
+        case [stage, *rest]:
+            yield from _bands(rest, _processed(stage, rgb))
+        case _:
+            yield rgb
+
+
+def _processed(stage: Stage, rgb: Tensor) -> Tensor:
+    processed = stage(rgb)
+    bad = stage.faulty is not None and bool(stage.faulty.any())
+    return stage.redo(rgb) if bad else processed
+
+
+def _enlarged_alpha(alpha: images.Samples | None, shape: tuple[int, int]) -> images.Samples | None:
+    """Alpha at another shape (H,W), if there is any."""
+    if alpha is None:
+        return None
+    mask = torch.from_numpy(alpha)[None, None].float()
+    mask = F.interpolate(mask, size=shape, mode="bicubic", antialias=True)[0, 0]
+    return codes_of(mask.div_(float(np.iinfo(alpha.dtype).max)), alpha.dtype)

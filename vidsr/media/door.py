@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from vidsr.errors import MediaError
 from vidsr.frame import PixelLayout
 
+# Of one picture, before it is enlarged; above, a file is refused before memory is taken. It is
+# Pillow's own limit for an error.
+MAX_PIXELS = 178_956_970
 Plane = NDArray[np.uint8] | NDArray[np.uint16]
 
 
