@@ -26,6 +26,7 @@ SUFFIXES = (".png", ".tiff", ".jpg", ".webp", ".bmp")
 
 
 def main() -> None:
+    """Print a line a format; exit with 1 if one takes too much memory."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("suffixes", nargs="*", default=SUFFIXES)
     parser.add_argument("--limit-gib", type=float, default=3.0)

@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -21,9 +22,19 @@ from vidsr.events import Event, Progress, Result
 from vidsr.frame import ColorSpec, Frame, Packet, PixelLayout
 from vidsr.media import images
 from vidsr.media.color import ColorConverter
-from vidsr.media.encoders import VideoFormat, choose_format
+from vidsr.media.encoders import VideoFormat, choose_format, unused
 from vidsr.media.probe import VideoInfo, probe
-from vidsr.media.reader import ReadReport, Trim, VideoReader
+from vidsr.media.reader import ReadReport, Trim
+from vidsr.media.sequence import (
+    AnimationWriter,
+    SequenceWriter,
+    choose_pictures,
+    is_animation,
+    is_numbered,
+    open_reader,
+    probe_pictures,
+    writes_pictures,
+)
 from vidsr.media.snapshot import frames_along
 from vidsr.media.writer import TrackPlan, VideoWriter, WriteReport
 from vidsr.networks import (
@@ -95,9 +106,9 @@ def plan(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
     Raises:
         VidsrError: whatever can be known to fail, with the exit code of its class.
     """
-    if images.is_picture(job.source):
+    if images.is_picture(job.source) and not _is_film(job.source):
         return plan_still(job, cache_dir)
-    info = probe(job.source)
+    info = _look(job)
     shape = Shape(
         info.width, info.height, info.sample_aspect or Fraction(1), bool(info.rotation % 180)
     )
@@ -105,15 +116,15 @@ def plan(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
     engine, color = plan_networks(job, target, (info.width, info.height), cache_dir)
     if info.color.is_hdr:
         engine = replace(engine, weights=replace(engine.weights, fidelity=1.0))
-    video, changes = _choose_format(job, info, target)
-    video = replace(video, sample_aspect=_sample_aspect(info, target))
     wanted = wanted_destination(job, target)
+    video, changes = _choose_format(job, info, target, wanted)
+    video = replace(video, sample_aspect=_sample_aspect(info, target))
     explicit = job.destination is not None and not job.destination.is_dir()
     destination, tracks, moved = choose_container(info, wanted, explicit=explicit, video=video)
     check_destination(job.source, destination, overwrite=job.overwrite)
     dropped = [f"{track.stream} is dropped: {track.reason}" for track in tracks if track.reason]
     disk = _estimate_disk(info, video)
-    check_disk(destination.parent, disk)
+    check_disk(_existing(destination.parent), disk)
     tinted = _judge_video(job, info)
     return Plan(
         job=job,
@@ -153,17 +164,10 @@ def run(
         return
     torch.set_num_threads(plan.engine.threads)
     streams = _streams(plan, stages)
-    reader = VideoReader(
+    reader = open_reader(
         plan.info, copied=_copied(plan), threads=0, trim=plan.job.trim, lead=_lead(plan)
     )
-    with VideoWriter(
-        plan.destination,
-        source=plan.info,
-        video=plan.video,
-        tracks=plan.tracks,
-        start=plan.job.trim.start,
-        end=plan.job.trim.end,
-    ) as writer:
+    with _open_writer(plan) as writer:
         clock = _Clock(plan.frames_expected)
         limit = QUEUED_FRAMES * plan.video.frame_bytes
         with contextlib.ExitStack() as queues:
@@ -179,6 +183,39 @@ def run(
         report = writer.finish()
     chains = [worker.chain for workers in streams.values() for worker in workers]
     yield _result(plan, chains, reader.report, report, clock)
+
+
+def _is_film(source: Path) -> bool:
+    return is_numbered(source) or is_animation(source)
+
+
+def _look(job: Job) -> VideoInfo:
+    """What is in the source, wherever a film may lie."""
+    if job.rate is not None and not is_numbered(job.source):
+        raise RequestError(
+            f"--rate is for numbered pictures, such as frames/%06d.png; {job.source} has its own"
+        )
+    return probe_pictures(job.source, job.rate) if _is_film(job.source) else probe(job.source)
+
+
+def _open_writer(plan: Plan) -> VideoWriter | SequenceWriter | AnimationWriter:
+    if is_numbered(plan.destination):
+        return SequenceWriter(plan.destination, source=plan.info)
+    if writes_pictures(plan.destination, plan.info):
+        return AnimationWriter(plan.destination, source=plan.info)
+    return VideoWriter(
+        plan.destination,
+        source=plan.info,
+        video=plan.video,
+        tracks=plan.tracks,
+        start=plan.job.trim.start,
+        end=plan.job.trim.end,
+    )
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or its parent if it will only be made."""
+    return folder if folder.is_dir() else folder.parent
 
 
 def _ahead(items: Iterable[Item], limit: int, name: str) -> Ahead[Item]:
@@ -227,7 +264,8 @@ def _streams(plan: Plan, stages: list[Stage] | None) -> dict[str, list[Worker]]:
 
 def _in_between(info: VideoInfo) -> _Format:
     """How colored frames look that are still to be enlarged."""
-    return PixelLayout("rgb" if info.layout.model == "rgb" else "yuv", 16), info.color
+    model: Literal["rgb", "yuv"] = "rgb" if info.layout.model == "rgb" else "yuv"
+    return PixelLayout(model, 16, alpha=info.layout.alpha), info.color
 
 
 def _chain(plan: Plan, arriving: _Format, stages: list[Stage], leaving: _Format) -> Chain:
@@ -361,13 +399,18 @@ def _result(
     )
 
 
-def _choose_format(job: Job, info: VideoInfo, target: Target) -> tuple[VideoFormat, list[str]]:
+def _choose_format(
+    job: Job, info: VideoInfo, target: Target, destination: Path
+) -> tuple[VideoFormat, list[str]]:
     """As `choose_format`; color needs chroma, 4:2:0 where the source has none."""
     size = target.width, target.height
+    if job.color is not None and info.layout.model == "gray":
+        info = replace(info, layout=replace(info.layout, model="yuv", subsampling=(1, 1)))
+    if writes_pictures(destination, info):
+        video, notes = choose_pictures(info, size, destination)
+        return video, [*notes, *unused(job.encoder)]
     if job.color is None:
         return choose_format(info, size, job.encoder)
-    if info.layout.model == "gray":
-        info = replace(info, layout=PixelLayout("yuv", info.layout.depth, (1, 1)))
     video, notes = choose_format(info, size, job.encoder)
     if video.layout.model == "gray":
         raise RequestError(
@@ -409,5 +452,5 @@ def _warnings(info: VideoInfo, engine: EnginePlan) -> list[str]:
 def _estimate_disk(info: VideoInfo, video: VideoFormat) -> int:
     """A tenth of a bit per pixel, or 1.5 bytes if lossless: the right order of magnitude."""
     frames = info.frames_from_header or info.seconds_from_header * float(info.frame_rate)
-    bits = 12 if video.encoder in {"ffv1", "prores_ks"} else 0.1
+    bits = 12 if video.encoder in {"ffv1", "prores_ks", "png", "tif", "tiff", "bmp"} else 0.1
     return int(frames * video.width * video.height * bits / 8) + info.path.stat().st_size // 4

@@ -51,6 +51,7 @@ from typing import Generic, Protocol, Self, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from vidsr.frame import ColorSpec, Frame, Packet, PixelLayout
 from vidsr.media.color import ColorConverter
@@ -134,7 +135,7 @@ class Chain:
     @torch.inference_mode()
     def run(self, planes: list[Tensor], out: list[Tensor], faulty: Tensor) -> None:
         """Compute one frame; `faulty` is set where a half-precision tile was not finite."""
-        rgb = self.source.to_rgb(planes)
+        rgb = self.source.to_rgb(self._colors(planes))
         faulty.zero_()
         for stage in self.stages:
             rgb = stage(rgb)
@@ -145,15 +146,31 @@ class Chain:
     @torch.inference_mode()
     def run_again(self, planes: list[Tensor], out: list[Tensor]) -> None:
         """Compute the same frame with its bad tiles in fp32; may wait for the device."""
-        rgb = self.source.to_rgb(planes)
+        rgb = self.source.to_rgb(self._colors(planes))
         for stage in self.stages:
             rgb = stage.redo(rgb)
         self._store(rgb, planes, out)
 
     def _store(self, rgb: Tensor, planes: list[Tensor], out: list[Tensor]) -> None:
-        self.target.from_rgb(rgb, out)
+        self.target.from_rgb(rgb, self._colors(out))
         if self.keeps_luma:
             out[0].copy_(planes[0])
+        if self.layout.alpha:
+            depths = self.source.layout.depth, self.layout.depth
+            out[-1].copy_(_enlarged_alpha(planes[-1], out[-1].shape, depths))
+
+    def _colors(self, planes: list[Tensor]) -> list[Tensor]:
+        """The planes without alpha, which comes along only if the result has it."""
+        return planes[:-1] if self.layout.alpha else planes
+
+
+def _enlarged_alpha(plane: Tensor, shape: torch.Size, depths: tuple[int, int]) -> Tensor:
+    """Alpha at another shape (H,W), from codes of one depth to codes of another."""
+    alpha = plane.float()
+    if alpha.shape != shape:
+        alpha = F.interpolate(alpha[None, None], size=shape, mode="bicubic", antialias=True)[0, 0]
+    before, after = (float(2**depth - 1) for depth in depths)
+    return alpha.mul(after / before).round_().clamp_(0, after)
 
 
 @dataclass(frozen=True)
@@ -215,7 +232,7 @@ class _Slot:
         """Submit a frame's upload, computation and download."""
         if not self.host_in:
             self._allocate(frame)
-        for memory, plane in zip(self.host_in, frame.planes, strict=False):  # alpha stays behind
+        for memory, plane in zip(self.host_in, frame.planes, strict=False):  # alpha may stay behind
             np.copyto(memory.numpy(), plane)
         lanes, (*planes, faulty) = self.lanes, self.device_out
         lanes.copy_in.submit(lambda: _copy(self.host_in, self.device_in))
@@ -257,7 +274,7 @@ class _Slot:
             shapes = layout.plane_shapes(width, height)
             return [lanes.host_like(shape, dtype) for shape in shapes]
 
-        count = len(frame.planes) - frame.layout.alpha
+        count = len(frame.planes) - (frame.layout.alpha and not chain.layout.alpha)
         self.host_in = planes(frame.layout, frame.width, frame.height)[:count]
         flag = lanes.host_like((), torch.bool)
         self.host_out = [*planes(chain.layout, chain.width, chain.height), flag]

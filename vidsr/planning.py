@@ -16,6 +16,7 @@ from vidsr.coloring import Tint
 from vidsr.errors import RequestError
 from vidsr.media.encoders import VideoFormat
 from vidsr.media.probe import StreamInfo, VideoInfo
+from vidsr.media.sequence import Numbered, is_numbered, writes_pictures
 from vidsr.media.writer import MUXERS, TrackPlan, can_hold, muxer_of
 from vidsr.request import Job, SizeRequest
 
@@ -106,11 +107,31 @@ def check_destination(source: Path, destination: Path, *, overwrite: bool) -> No
     Raises:
         RequestError: the output is the input, exists, or its folder cannot be written.
     """
+    if is_numbered(destination):
+        _check_numbered(source, destination, overwrite=overwrite)
+        return
     if destination.exists() and source.exists() and destination.samefile(source):
         raise RequestError(f"{destination} is the input itself; name another output with -o")
     if destination.exists() and not overwrite:
         raise RequestError(f"{destination} exists; --overwrite replaces it, -o names another")
     folder = destination.parent
+    if not folder.is_dir():
+        raise RequestError(f"{folder}: no such folder for the output")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise RequestError(f"{folder} cannot be written; name another output with -o")
+
+
+def _check_numbered(source: Path, destination: Path, *, overwrite: bool) -> None:
+    """As `check_destination`; the folder itself may be missing."""
+    if source.absolute() == destination.absolute():
+        raise RequestError(f"{destination} is the input itself; name other pictures with -o")
+    present = Numbered(destination).present()
+    if present and not overwrite:
+        raise RequestError(
+            f"{destination}: {len(present)} such pictures are there; --overwrite replaces them, -o "
+            "names others"
+        )
+    folder = destination.parent if destination.parent.is_dir() else destination.parent.parent
     if not folder.is_dir():
         raise RequestError(f"{folder}: no such folder for the output")
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -128,6 +149,8 @@ def choose_container(
     Raises:
         RequestError: the container cannot hold a stream and the user named it.
     """
+    if writes_pictures(destination, info):
+        return destination, tuple(_into_pictures(stream, info) for stream in info.streams), []
     suffix = destination.suffix.lower()
     if explicit:
         muxer_of(destination)
@@ -149,6 +172,12 @@ def choose_container(
             raise RequestError(f"{lacking}; -o {destination.with_suffix(best).name} can")
         notes = [f"{best} instead of {suffix}: {lacking}"]
     return destination.with_suffix(best), tracks, notes
+
+
+def _into_pictures(stream: StreamInfo, info: VideoInfo) -> TrackPlan:
+    if stream.index == info.video:
+        return TrackPlan(stream, "process")
+    return TrackPlan(stream, "drop", "pictures hold no other stream")
 
 
 def _holdable(suffix: str, info: VideoInfo, video: VideoFormat) -> frozenset[int]:

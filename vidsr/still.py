@@ -18,6 +18,8 @@ from vidsr.events import Result
 from vidsr.frame import Matrix
 from vidsr.media import images
 from vidsr.media.color import codes_of, rgb_of_codes
+from vidsr.media.encoders import unused
+from vidsr.media.reader import Trim
 from vidsr.networks import (
     ColorPlan,
     EnginePlan,
@@ -57,6 +59,8 @@ def plan_still(job: Job, cache_dir: Path | None) -> StillPlan:
     if job.color is not None:  # nothing moves in a still, so OpenCV need not be there
         look = replace(job.color.look, stability=0)
         job = replace(job, color=replace(job.color, look=look))
+    if job.rate is not None:
+        raise RequestError(f"--rate is for numbered pictures, and {job.source} is one picture")
     still = images.read(job.source)
     height, width = still.rgb.shape[:2]
     target = choose_target(job.size, Shape(width, height))
@@ -66,7 +70,9 @@ def plan_still(job: Job, cache_dir: Path | None) -> StillPlan:
     check_destination(job.source, destination, overwrite=job.overwrite)
     images.check_kept(destination, still, (target.width, target.height))
     engine, color = plan_networks(job, target, (width, height), cache_dir)
-    notes = size_warnings(target)
+    notes = [*size_warnings(target), *unused(job.encoder)]
+    if job.trim != Trim():
+        notes.append("--start, --end: for video, not used for a picture")
     if job.color is not None:
         notes += judge_color(job.source, [tint_of(rgb_of_codes(still.rgb))], force=job.color.force)
         still, changes = images.as_color(still)

@@ -85,6 +85,8 @@ def upscale(
     pix_fmt: words.PixFmt = None,
     start: words.Start = None,
     end: words.End = None,
+    rate: words.Rate = None,
+    max_memory: words.MaxMemory = None,
     colored: Annotated[
         bool, typer.Option("--colorize", help="Color it first; see `vidsr colorize -h`.")
     ] = False,
@@ -123,6 +125,8 @@ def upscale(
             trim=Trim(words.parse_time(start), words.parse_time(end)),
             overwrite=overwrite,
             strict=strict,
+            rate=words.parse_rate(rate),
+            max_memory=words.parse_memory(max_memory),
         )
         _run(job, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
@@ -148,6 +152,8 @@ def colorize(
     pix_fmt: words.PixFmt = None,
     start: words.Start = None,
     end: words.End = None,
+    rate: words.Rate = None,
+    max_memory: words.MaxMemory = None,
     overwrite: words.Overwrite = False,
     strict: words.Strict = False,
     dry_run: words.DryRun = False,
@@ -175,6 +181,8 @@ def colorize(
             trim=Trim(words.parse_time(start), words.parse_time(end)),
             overwrite=overwrite,
             strict=strict,
+            rate=words.parse_rate(rate),
+            max_memory=words.parse_memory(max_memory),
         )
         _run(job, dry_run=dry_run, as_json=as_json, quiet=quiet)
 

@@ -28,6 +28,19 @@ class EncoderRequest:
     threads: int = 0
 
 
+def unused(request: EncoderRequest) -> list[str]:
+    """A sentence about what was asked of an encoder, where there is none: pictures have none."""
+    given = {
+        "--encoder": request.encoder,
+        "--crf": request.crf,
+        "--preset": request.preset,
+        "--enc": request.options or None,
+        "--pix-fmt": request.pix_fmt,
+    }
+    names = [name for name, value in given.items() if value is not None]
+    return [f"{', '.join(names)}: for video, not used for pictures"] if names else []
+
+
 @dataclass(frozen=True)
 class VideoFormat:
     """What the processed stream becomes."""

@@ -18,14 +18,16 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import shutil
 import struct
 import tempfile
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, cast
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 Samples = NDArray[np.uint8 | np.uint16]
 
+ANIMATION_SUFFIXES = {".gif": "GIF", ".webp": "WEBP", ".apng": "PNG", ".png": "PNG"}
 QUALITY = 95  # of JPEG and WebP unless told
 SUFFIXES = {
     ".png": "PNG",
@@ -97,9 +100,7 @@ def read(path: Path) -> Still:
         MediaError: missing, empty, no picture, damaged, animated, above MAX_PIXELS, or samples
             that are neither 8 nor 16 bits.
     """
-    from PIL import Image
-
-    with _reading(path), Image.open(path, formats=(*_FORMATS, "GIF")) as image:
+    with _opened(path) as image:
         _refuse_animated(path, image)
         orientation = image.getexif().get(_ORIENTATION, 1)  # before load: TIFF turns itself there
         image.load()
@@ -109,6 +110,116 @@ def read(path: Path) -> Still:
             samples = _decode_8_bit(path, image)
             orientation = 1 if image.format == "TIFF" else orientation
         return _still(image, samples, orientation)
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the head of a picture file says; no pixel is decoded for it."""
+
+    width: int  # upright
+    height: int
+    depth: Literal[8, 16]  # bits a sample
+    gray: bool
+    alpha: bool
+    frames: int  # more than one: an animation
+
+
+def read_head(path: Path) -> Head:
+    """Look at a picture without decoding it.
+
+    Raises:
+        MediaError: missing, empty, no picture, or above MAX_PIXELS.
+    """
+    with _opened(path) as image:
+        exif = image.info.get("exif")  # `getexif` would decode a PNG to the end to find one
+        turned = (image.format != "PNG" or exif) and image.getexif().get(_ORIENTATION, 1) >= 5
+        width, height = image.size[::-1] if turned else image.size
+        return Head(
+            width=width,
+            height=height,
+            depth=_sample_bits(image),
+            gray=image.mode.startswith(("1", "L", "I;16")),
+            alpha=bool(image.has_transparency_data),
+            frames=getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1,
+        )
+
+
+def read_animation(path: Path) -> Iterator[tuple[Still, Fraction]]:
+    """The pictures of an animated GIF, WebP or PNG as they are shown, and for how long each.
+
+    Yields:
+        A picture with alpha, and its duration in seconds.
+
+    Raises:
+        MediaError: as `read`; also for an animated PNG of 16 bits, which Pillow reduces to 8.
+    """
+    with _opened(path) as image:
+        if _sample_bits(image) == 16:
+            raise MediaError(f"{path}: animations of 16 bits are not read; convert it to 8 first")
+        first = int(getattr(image, "default_image", False))  # an APNG's, for those who know no APNG
+        for number in range(first, getattr(image, "n_frames", 1)):
+            image.seek(number)
+            samples = np.array(image.convert("RGBA"))
+            duration = Fraction(image.info.get("duration", 0)) / 1000
+            profile = image.info.get("icc_profile") or None
+            still = Still(samples[..., :3], samples[..., 3], icc_profile=profile)
+            yield still, duration or _SHORT
+
+
+def plays_of(path: Path) -> int:
+    """How often an animation is shown; 0 is without end.
+
+    Raises:
+        MediaError: as `read_head`.
+    """
+    with _opened(path) as image:
+        image.load()
+        if image.format == "GIF":  # counts repetitions, and none means once
+            loop = image.info.get("loop")
+            return 1 if loop is None else loop and loop + 1
+        return int(image.info.get("loop", 0))
+
+
+def write_animation(
+    path: Path,
+    pictures: Sequence[Samples],
+    seconds: Sequence[Fraction],
+    *,
+    plays: int = 0,
+    quality: int = QUALITY,
+) -> None:
+    """Write a GIF, WebP or animated PNG; it appears whole or not at all.
+
+    Args:
+        path: of the new file; its suffix names the format.
+        pictures: (H,W,3) or (H,W,4) uint8, all alike. GIF keeps 255 colors of each.
+        seconds: how long each is shown: kept to the nearest millisecond, in GIF to 10 of them, and
+            without adding up errors.
+        plays: how often it is shown; 0 is without end.
+        quality: of WebP; 100 is lossless.
+
+    Raises:
+        MediaError: the file cannot be written; nothing is left behind.
+    """
+    from PIL import Image
+
+    name = ANIMATION_SUFFIXES[path.suffix.lower()]
+    options: dict[str, Any] = {"loop": plays}
+    if name == "WEBP":
+        options |= {"quality": quality, "lossless": quality == 100, "exact": quality == 100}
+    if name == "GIF":
+        options = {"loop": plays - 1} if plays > 1 else {"loop": 0} if plays == 0 else {}
+        options["disposal"] = 2 if pictures[0].shape[2] == 4 else 0
+    first, *others = (Image.fromarray(samples) for samples in pictures)
+    with _whole(path) as file, _writing(path):
+        durations = _milliseconds(seconds, 10 if name == "GIF" else 1)
+        first.save(file, name, save_all=True, append_images=others, duration=durations, **options)
+
+
+def _milliseconds(seconds: Sequence[Fraction], tick: int) -> list[int]:
+    """Durations in multiples of `tick`, whose sums are never further than half of it off."""
+    ends = [tick * round(end * 1000 / tick) for end in itertools.accumulate(seconds)]
+    return [end - start for start, end in itertools.pairwise([0, *ends])]
 
 
 def write(path: Path, still: Still, *, quality: int = QUALITY) -> tuple[str, ...]:
@@ -189,6 +300,11 @@ def as_color(still: Still) -> tuple[Still, list[str]]:
     return replace(still, gray=False, icc_profile=None), ["its ICC profile, for grey, is dropped"]
 
 
+def kept_by(path: Path) -> frozenset[str]:
+    """What the format of a name can hold, in the words of `PictureWriter.lost`."""
+    return _FORMATS[SUFFIXES[path.suffix.lower()]].keeps
+
+
 def check_kept(path: Path, still: Still, size: tuple[int, int]) -> None:
     """Refuse early what `create` would refuse.
 
@@ -201,6 +317,8 @@ def check_kept(path: Path, still: Still, size: tuple[int, int]) -> None:
 # ---------------------------------------------------------------- reading
 
 _ORIENTATION = 0x0112
+_ANIMATED = {"GIF", "WEBP", "PNG"}
+_SHORT = Fraction(1, 10)  # seconds that browsers show a picture for whose duration is zero
 _BROKEN: tuple[type[Exception], ...] = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, MemoryError),
     *(OverflowError, struct.error, zlib.error, av.FFmpegError),
@@ -236,16 +354,24 @@ def _reading(path: Path) -> Iterator[None]:
         ) from exc
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    from PIL import Image
+
+    with _reading(path), Image.open(path, formats=(*_FORMATS, "GIF")) as image:
+        yield image
+
+
 def _refuse_animated(path: Path, image: Image.Image) -> None:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # MPO: a camera's JPEG with further views behind it
         raise MediaError(
-            f"{path}: has {frames} frames; animated pictures come later,"
-            " convert it to a video first"
+            f"{path}: has {frames} pictures; vidsr enlarges one, or an animated GIF, WebP or PNG;"
+            " split it first"
         )
 
 
-def _sample_bits(image: Image.Image) -> int:
+def _sample_bits(image: Image.Image) -> Literal[8, 16]:
     """8 or 16: how the file stores what Pillow shows as one of these modes."""
     if image.mode.startswith("I;16"):
         return 16
