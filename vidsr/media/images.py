@@ -210,10 +210,19 @@ def write_animation(
     if name == "GIF":
         options = {"loop": plays - 1} if plays > 1 else {"loop": 0} if plays == 0 else {}
         options["disposal"] = 2 if pictures[0].shape[2] == 4 else 0
+        pictures = [_all_or_nothing(samples) for samples in pictures]
     first, *others = (Image.fromarray(samples) for samples in pictures)
     with _whole(path) as file, _writing(path):
         durations = _milliseconds(seconds, 10 if name == "GIF" else 1)
         first.save(file, name, save_all=True, append_images=others, duration=durations, **options)
+
+
+def _all_or_nothing(samples: Samples) -> Samples:
+    """Alpha as GIF has it: a pixel is opaque or transparent."""
+    if samples.shape[2] == 3:
+        return samples
+    opaque = samples[..., 3:] >= 128
+    return np.where(opaque, samples | np.array([0, 0, 0, 255], samples.dtype), 0)
 
 
 def _milliseconds(seconds: Sequence[Fraction], tick: int) -> list[int]:

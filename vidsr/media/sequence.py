@@ -57,14 +57,13 @@ class Numbered:
 
     def present(self) -> list[int]:
         """The numbers of the files that are there, ascending."""
-        head, _, tail = self._parts()
+        head, width, tail = self._parts()
         named = re.compile(f"{re.escape(head)}([0-9]+){re.escape(tail)}")
-        folder = self.pattern.parent
-        if not folder.is_dir():
+        if not self.pattern.parent.is_dir():
             return []
-        found = (named.fullmatch(path.name) for path in folder.iterdir())
-        numbers = sorted(int(match[1]) for match in found if match)
-        return [number for number in numbers if self.path(number).exists()]  # as printf writes it
+        found = (named.fullmatch(path.name) for path in self.pattern.parent.iterdir())
+        digits = (match[1] for match in found if match)
+        return sorted(int(text) for text in digits if text == f"{int(text):0{width}d}")
 
     def _parts(self) -> tuple[str, int, str]:
         name = self.pattern.name.replace("%%", "\0")
