@@ -22,7 +22,13 @@ from vidsr.events import Event, Progress, Result
 from vidsr.frame import ColorSpec, Frame, Packet, PixelLayout
 from vidsr.media import images
 from vidsr.media.color import ColorConverter
-from vidsr.media.encoders import VideoFormat, choose_format, unused
+from vidsr.media.encoders import (
+    VideoFormat,
+    choose_format,
+    encoder_bytes,
+    fit_encoder,
+    unused,
+)
 from vidsr.media.probe import VideoInfo, probe
 from vidsr.media.reader import ReadReport, Trim
 from vidsr.media.sequence import (
@@ -37,9 +43,17 @@ from vidsr.media.sequence import (
 )
 from vidsr.media.snapshot import frames_along
 from vidsr.media.writer import TrackPlan, VideoWriter, WriteReport
+from vidsr.memory import (
+    LEAST_NETWORK,
+    PROCESS_BYTES,
+    check_memory,
+    memory_limit,
+    picture_bytes,
+)
 from vidsr.networks import (
     ColorPlan,
     EnginePlan,
+    Room,
     fallbacks,
     open_colorizer,
     open_stages,
@@ -83,6 +97,7 @@ class Plan:
     tracks: tuple[TrackPlan, ...]
     notes: tuple[str, ...]  # what will change or be lost, and why
     disk_bytes: int  # estimate
+    memory_bytes: int  # estimate of the whole run's main memory
 
     @property
     def frames_expected(self) -> int:
@@ -113,12 +128,26 @@ def plan(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
         info.width, info.height, info.sample_aspect or Fraction(1), bool(info.rotation % 180)
     )
     target = choose_target(job.size, shape)
-    engine, color = plan_networks(job, target, (info.width, info.height), cache_dir)
-    if info.color.is_hdr:
-        engine = replace(engine, weights=replace(engine.weights, fidelity=1.0))
     wanted = wanted_destination(job, target)
     video, changes = _choose_format(job, info, target, wanted)
     video = replace(video, sample_aspect=_sample_aspect(info, target))
+    limit, others = memory_limit(job.max_memory), _other_bytes(job, info, video, wanted)
+    picture = picture_bytes((info.width, info.height), (target.width, target.height))
+    video, shortened = fit_encoder(video, limit - others - picture - LEAST_NETWORK)
+    room = Room(limit - others - encoder_bytes(video), picture)
+    engine, color = plan_networks(job, target, (info.width, info.height), cache_dir, room)
+    if info.color.is_hdr:
+        engine = replace(engine, weights=replace(engine.weights, fidelity=1.0))
+    on_host = engine.memory_bytes if engine.device == "cpu" else 0
+    memory = check_memory(
+        {
+            "process and queues": others,
+            "encoder": encoder_bytes(video),
+            "pictures": picture * engine.workers,
+            "network": on_host,
+        },
+        limit,
+    )
     explicit = job.destination is not None and not job.destination.is_dir()
     destination, tracks, moved = choose_container(info, wanted, explicit=explicit, video=video)
     check_destination(job.source, destination, overwrite=job.overwrite)
@@ -137,10 +166,11 @@ def plan(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
         tracks=tracks,
         notes=(
             *tinted,
-            *(*moved, *dropped, *changes),
+            *(*moved, *dropped, *changes, *shortened),
             *(*_warnings(info, engine), *size_warnings(target)),
         ),
         disk_bytes=disk,
+        memory_bytes=memory,
     )
 
 
@@ -431,6 +461,15 @@ def _judge_video(job: Job, info: VideoInfo) -> list[str]:
         return []
     tints: list[Tint] = [tint_of(rgb) for rgb in frames_along(info, job.trim, LOOKS)]
     return judge_color(job.source, tints, force=job.color.force)
+
+
+def _other_bytes(job: Job, info: VideoInfo, video: VideoFormat, destination: Path) -> int:
+    """Main memory of all but encoder and networks: process, queues, and a collected animation."""
+    queues = 2 + (job.color is not None and job.size is not None)
+    collected = 0
+    if writes_pictures(destination, info) and not is_numbered(destination):
+        collected = 2 * info.frames_from_header * video.frame_bytes
+    return PROCESS_BYTES + queues * QUEUED_FRAMES * video.frame_bytes + collected
 
 
 def _sample_aspect(info: VideoInfo, target: Target) -> Fraction | None:

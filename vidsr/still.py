@@ -20,9 +20,11 @@ from vidsr.media import images
 from vidsr.media.color import codes_of, rgb_of_codes
 from vidsr.media.encoders import unused
 from vidsr.media.reader import Trim
+from vidsr.memory import FLOAT_RGB, PROCESS_BYTES, check_memory, memory_limit
 from vidsr.networks import (
     ColorPlan,
     EnginePlan,
+    Room,
     fallbacks,
     open_colorizer,
     open_stages,
@@ -69,7 +71,18 @@ def plan_still(job: Job, cache_dir: Path | None) -> StillPlan:
         raise RequestError(f"{destination}: a picture is written as {', '.join(images.SUFFIXES)}")
     check_destination(job.source, destination, overwrite=job.overwrite)
     images.check_kept(destination, still, (target.width, target.height))
-    engine, color = plan_networks(job, target, (width, height), cache_dir)
+    limit, others = memory_limit(job.max_memory), _still_bytes(still, target, destination)
+    room = Room(limit - others, 0)
+    engine, color = plan_networks(job, target, (width, height), cache_dir, room)
+    engine = replace(  # one picture: one worker with every core
+        engine,
+        threads=engine.threads * engine.workers,
+        workers=1,
+        memory_bytes=engine.memory_bytes // engine.workers,
+    )
+    band = 3 * FLOAT_RGB * target.width * min(int(engine.tile * target.factor), target.height)
+    on_host = engine.memory_bytes if engine.device == "cpu" else 0
+    check_memory({"process and picture": others, "a band": band, "network": on_host}, limit)
     notes = [*size_warnings(target), *unused(job.encoder)]
     if job.trim != Trim():
         notes.append("--start, --end: for video, not used for a picture")
@@ -78,6 +91,16 @@ def plan_still(job: Job, cache_dir: Path | None) -> StillPlan:
         still, changes = images.as_color(still)
         notes += changes
     return StillPlan(job, still, destination, target, engine, color, tuple(notes))
+
+
+def _still_bytes(still: images.Still, target: Target, destination: Path) -> int:
+    """Main memory of all but the network: the process, the picture, and what its file collects."""
+    after = target.width * target.height
+    source = int(still.rgb.nbytes) + FLOAT_RGB * still.rgb.size // 3
+    alpha = 0 if still.alpha is None else 9 * after  # in float, and clamped, and as codes
+    rows = {".png", ".tif", ".tiff"}
+    collected = 0 if destination.suffix.lower() in rows else 7 * after  # codes, and Pillow's own
+    return PROCESS_BYTES + source + alpha + collected
 
 
 def _still_stages(plan: StillPlan) -> list[Stage]:
@@ -93,7 +116,7 @@ def run_still(plan: StillPlan, stages: list[Stage] | None) -> Result:
     """As `job.run`: the picture appears under its final name when it is whole."""
     began = time.perf_counter()
     stages = stages or _still_stages(plan)
-    torch.set_num_threads(plan.engine.threads * plan.engine.workers)
+    torch.set_num_threads(plan.engine.threads)
     still = plan.still
     height, width = still.rgb.shape[:2]
     for stage in stages:
