@@ -131,23 +131,13 @@ def plan(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
     wanted = wanted_destination(job, target)
     video, changes = _choose_format(job, info, target, wanted)
     video = replace(video, sample_aspect=_sample_aspect(info, target))
-    limit, others = memory_limit(job.max_memory), _other_bytes(job, info, video, wanted)
-    picture = picture_bytes((info.width, info.height), (target.width, target.height))
-    video, shortened = fit_encoder(video, limit - others - picture - LEAST_NETWORK)
-    room = Room(limit - others - encoder_bytes(video), picture)
+    limit = memory_limit(job.max_memory)
+    others = _other_bytes(job, info, video, wanted)
+    video, shortened, room = _make_room(limit - others, info, video)
     engine, color = plan_networks(job, target, (info.width, info.height), cache_dir, room)
     if info.color.is_hdr:
         engine = replace(engine, weights=replace(engine.weights, fidelity=1.0))
-    on_host = engine.memory_bytes if engine.device == "cpu" else 0
-    memory = check_memory(
-        {
-            "process and queues": others,
-            "encoder": encoder_bytes(video),
-            "pictures": picture * engine.workers,
-            "network": on_host,
-        },
-        limit,
-    )
+    memory = check_memory({"process and queues": others, **_parts(video, room, engine)}, limit)
     explicit = job.destination is not None and not job.destination.is_dir()
     destination, tracks, moved = choose_container(info, wanted, explicit=explicit, video=video)
     check_destination(job.source, destination, overwrite=job.overwrite)
@@ -461,6 +451,24 @@ def _judge_video(job: Job, info: VideoInfo) -> list[str]:
         return []
     tints: list[Tint] = [tint_of(rgb) for rgb in frames_along(info, job.trim, LOOKS)]
     return judge_color(job.source, tints, force=job.color.force)
+
+
+def _make_room(
+    limit: int, info: VideoInfo, video: VideoFormat
+) -> tuple[VideoFormat, list[str], Room]:
+    """The format with a lookahead that leaves room for a network, what to say, and the room."""
+    picture = picture_bytes((info.width, info.height), (video.width, video.height))
+    video, notes = fit_encoder(video, limit - picture - LEAST_NETWORK)
+    return video, notes, Room(limit - encoder_bytes(video), picture)
+
+
+def _parts(video: VideoFormat, room: Room, engine: EnginePlan) -> dict[str, int]:
+    """Bytes of main memory that encoding and computing take."""
+    return {
+        "encoder": encoder_bytes(video),
+        "pictures": room.picture * engine.workers,
+        "network": engine.memory_bytes if engine.device == "cpu" else 0,
+    }
 
 
 def _other_bytes(job: Job, info: VideoInfo, video: VideoFormat, destination: Path) -> int:
