@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import resource
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +23,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from vidsr import cli
+from vidsr.media.probe import probe
 from vidsr.stages import Repeat
 
 REQUEST, MEDIA, MODEL, DEVICE = 2, 3, 4, 5
@@ -335,7 +338,7 @@ def test_an_encoder_that_cannot_do_what_was_asked(
     [
         ("a.webm", ".webm cannot hold libx264 video; -o a.mkv can"),
         ("a.avi", "AVI cannot keep timestamps"),
-        ("a.gif", "not .gif"),
+        ("a.xyz", "not .xyz"),
         ("a.png", "not .png"),
     ],
 )
@@ -442,3 +445,69 @@ def test_a_broken_file_is_enlarged_or_refused_in_one_sentence(
 
 def test_the_list_of_broken_files_is_complete(clips: Path) -> None:
     assert {path.name for path in (clips / "broken").iterdir()} == set(BROKEN)
+
+
+# ------------------------------------------------------------------ absurd headers
+
+
+def _patched(path: Path, *changes: tuple[bytes, bytes]) -> Path:
+    data = path.read_bytes()
+    for old, new in changes:
+        assert data.count(old) >= 1
+        data = data.replace(old, new, 1)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("side", [16_000, 65_535])
+def test_a_header_of_too_many_pixels_takes_no_memory(
+    refused: Callable[..., str], make_clip: ClipMaker, side: int
+) -> None:
+    clip = make_clip("a.mkv", size=(320, 256), codec="ffv1", options={"level": "3"}, frames=2)
+    stored = side.to_bytes(2, "big")
+    _patched(clip, (b"\xb0\x82\x01\x40", b"\xb0\x82" + stored))  # Matroska's PixelWidth
+    _patched(clip, (b"\xba\x82\x01\x00", b"\xba\x82" + stored))  # PixelHeight
+    assert "above 178 megapixels" in refused(MEDIA, clip)
+
+
+def test_a_container_that_lies_about_the_size_is_not_believed(make_clip: ClipMaker) -> None:
+    clip = make_clip("a.mkv", size=(320, 256), frames=2)
+    _patched(clip, (b"\xb0\x82\x01\x40", b"\xb0\x82\xff\xff"))
+    assert probe(clip).width == 320
+
+
+def test_a_header_of_a_billion_frames(refused: Callable[..., str], make_clip: ClipMaker) -> None:
+    clip = make_clip("a.avi", codec="mpeg4", options={"b": "100000"})
+    data = clip.read_bytes()
+    header = data.index(b"strh") + 8
+    billion = (10**9).to_bytes(4, "little")
+    clip.write_bytes(data[: header + 32] + billion + data[header + 36 :])
+    assert "claims 1000000000 frames in" in refused(MEDIA, clip)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tiff", ".gif", ".webp", ".bmp"])
+def test_a_picture_whose_header_is_absurd(
+    refused: Callable[..., str], tmp_path: Path, suffix: str
+) -> None:
+    path, size = tmp_path / f"a{suffix}", 65_535 if suffix != ".webp" else 16_383
+    Image.new("RGB", (317, 251)).save(path)
+    data = path.read_bytes()
+    at, form = {
+        ".png": (16, ">II"),
+        ".jpg": (data.find(b"\xff\xc0") + 5, ">HH"),
+        ".gif": (6, "<HH"),
+        ".bmp": (18, "<II"),
+        ".webp": (26, "<HH"),
+    }.get(suffix, (0, ""))
+    if suffix == ".tiff":
+        for tag in (256, 257):
+            entry = data.index(struct.pack("<HHI", tag, 4, 1))
+            data = data[: entry + 8] + struct.pack("<I", size) + data[entry + 12 :]
+    else:
+        data = data[:at] + struct.pack(form, size, size) + data[at + struct.calcsize(form) :]
+    if suffix == ".png":
+        data = data[:29] + struct.pack(">I", zlib.crc32(data[12:29])) + data[33:]
+    path.write_bytes(data)
+    said = refused(MEDIA, path)
+    assert "178 megapixels" in said
+    assert str(size * size) in said

@@ -250,7 +250,7 @@ def test_a_named_container_that_cannot_hold_a_stream_is_refused_with_the_way_out
     ("name", "way_out"),
     [
         ("out.avi", "AVI cannot keep timestamps; name an .mkv or .mp4 file"),
-        ("out.gif", r"vidsr writes \.mp4, .*, not \.gif"),
+        ("out.ogv", r"vidsr writes \.mp4, .*, not \.ogv"),
         ("out", "not a name without suffix"),
     ],
 )

@@ -231,6 +231,54 @@ def test_repeat_keeps_every_value():
     assert Repeat()(picture) is picture
 
 
+# Bands
+
+
+@pytest.mark.parametrize("size", [(45, 61), (7, 90), (5, 3)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_bands_are_the_whole_picture_to_the_bit(network, size, batch):
+    picture = torch.rand(1, 3, *size) * 1.2 - 0.1  # some of it outside [0, 1]
+    stage = upscale_of(network, batch=batch)
+    assert torch.equal(torch.cat(list(stage.bands(picture)), dim=2), stage(picture))
+
+
+def test_a_band_holds_a_row_of_tiles_and_not_the_picture(network):
+    stage = upscale_of(network)
+    heights = [band.shape[-2] for band in stage.bands(torch.rand(1, 3, 200, 30))]
+    assert sum(heights) == 400
+    assert max(heights) <= 2 * stage.tile
+
+
+def test_memory_that_runs_out_between_bands_gives_no_row_twice():
+    picture = torch.rand(1, 3, 90, 40)
+    stage = fake_upscale(tile=32)
+    bands = stage.bands(picture)
+    first = next(bands)
+    stage._fit.engine.most_pixels = 24 * 24  # from now on, only the least tile fits
+    whole = torch.cat([first, *bands], dim=2)
+    assert stage.counters.retiled
+    expected = F.interpolate(picture, scale_factor=2.0, mode="nearest")
+    torch.testing.assert_close(whole, expected, rtol=0, atol=1e-6)  # a seam's weights, in fp32
+
+
+def test_tiles_of_a_band_that_are_not_finite_are_computed_again_and_counted():
+    picture = torch.zeros(1, 3, 40, 40)
+    picture[..., 3, 3] = 1.0
+    stage = fake_upscale(dtype=torch.float16)
+    whole = torch.cat(list(stage.bands(picture)), dim=2)
+    assert torch.equal(whole, F.interpolate(picture, scale_factor=2.0, mode="nearest"))
+    assert stage.counters.recomputed == 1
+
+
+@pytest.mark.parametrize("size", [(90, 61), (33, 40), (150, 200), (64, 48)])
+def test_a_reduction_of_bands_is_that_of_the_whole(size):
+    picture = torch.rand(1, 3, *size)
+    stage = Resize(64, 48)
+    bands = list(stage.bands(picture.split(7, dim=2), size[0]))
+    # A matrix product of fewer rows may add up in another order.
+    torch.testing.assert_close(torch.cat(bands, dim=2), stage(picture), rtol=0, atol=1e-6)
+
+
 # Resize
 
 

@@ -121,3 +121,17 @@ def test_a_tile_that_is_all_halo_is_refused_with_the_way_out():
     with pytest.raises(RequestError, match=r"tile of 24 pixels.*--tile 25"):
         Grid(100, 100, 24, 10, 4)
     assert len(Grid(24, 24, 24, 10, 4)) == 1  # a picture of one tile needs no halo
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("batch", [1, 4])
+def test_bands_put_together_are_the_merged_picture_to_the_bit(layout, batch):
+    grid = Grid(*layout)
+    picture = torch.rand(1, 3, grid.height, grid.width)
+    enlarged = [
+        tiles.repeat_interleave(2, 2).repeat_interleave(2, 3) * torch.rand(batch, 1, 1, 1)
+        for tiles in grid.batches(picture, batch)
+    ]
+    bands = list(Blend(grid, 2, CPU).bands(iter(enlarged)))
+    assert all(band.shape[2] for band in bands)
+    assert torch.equal(torch.cat(bands, dim=2), Blend(grid, 2, CPU).merge(iter(enlarged)))

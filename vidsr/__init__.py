@@ -8,7 +8,7 @@ The map of rooms, from the top floor down; imports go down only:
     job          THE MAIN PATH: plan(job), run(plan)         | training   how weights are made
     still        a single picture: the same, in memory      | resume     what of a long run is done
     networks     which networks a plan takes, how they run, and made ready
-    planning     what comes out: size, container, name
+    planning     what comes out: size, container, name       | memory  what a run takes, and a limit
     request      Job: what was asked for | events  what a run tells
     pipeline     decode | compute | encode, overlapped       | evaluation how good a picture is
     stages       what happens to one picture: tensor in, tensor out | coloring   the one that colors

@@ -113,6 +113,7 @@ class Frame:
     interlaced: bool = False
     top_field_first: bool = False
     damaged: bool = False  # the decoder concealed errors in this picture
+    icc_profile: bytes | None = None  # of a picture that is a file; None: `color` says it all
     lead: bool = False  # from before the start: a stage that remembers sees it, nobody else does
     restart: bool = False  # stages forget earlier pictures first: a segment begins
 

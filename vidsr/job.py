@@ -24,15 +24,39 @@ from vidsr.media import images
 from vidsr.media.boundaries import SegmentReader
 from vidsr.media.color import ColorConverter
 from vidsr.media.deinterlace import decide_deinterlacing
-from vidsr.media.encoders import VideoFormat, choose_format
+from vidsr.media.encoders import (
+    VideoFormat,
+    choose_format,
+    encoder_bytes,
+    fit_encoder,
+    unused,
+)
 from vidsr.media.probe import VideoInfo, probe
 from vidsr.media.reader import ReadReport, Trim, VideoReader
 from vidsr.media.segments import LibavSegment, joined, write_joined
+from vidsr.media.sequence import (
+    AnimationWriter,
+    SequenceWriter,
+    choose_pictures,
+    is_animation,
+    is_numbered,
+    open_reader,
+    probe_pictures,
+    writes_pictures,
+)
 from vidsr.media.snapshot import frames_along
 from vidsr.media.writer import TrackPlan, VideoWriter, WriteReport
+from vidsr.memory import (
+    LEAST_NETWORK,
+    PROCESS_BYTES,
+    check_memory,
+    memory_limit,
+    picture_bytes,
+)
 from vidsr.networks import (
     ColorPlan,
     EnginePlan,
+    Room,
     fallbacks,
     open_colorizer,
     open_stages,
@@ -88,6 +112,7 @@ class Plan:
     tracks: tuple[TrackPlan, ...]
     notes: tuple[str, ...]  # what will change or be lost, and why
     disk_bytes: int  # estimate
+    memory_bytes: int  # estimate of the whole run's main memory
     segment_frames: int = 0  # of each segment that a run works in; 0 writes in one go
 
     @property
@@ -116,25 +141,30 @@ def plan(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
     check_destination(job.source, drafted.destination, overwrite=job.overwrite)
     if isinstance(drafted, Plan):
         destination = drafted.destination
-        check_disk(destination.parent, drafted.disk_bytes - bytes_kept(destination))
+        needed = drafted.disk_bytes - bytes_kept(destination)
+        check_disk(_existing(destination.parent), needed)
     return drafted
 
 
 def draft(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
     """As `plan`, without a look at where the output would go: to be shown, not run."""
-    if images.is_picture(job.source):
+    if images.is_picture(job.source) and not _is_film(job.source):
         return plan_still(job, cache_dir)
-    info, fields = decide_deinterlacing(probe(job.source), job.deinterlace)
+    info, fields = _look(job)
     shape = Shape(
         info.width, info.height, info.sample_aspect or Fraction(1), bool(info.rotation % 180)
     )
     target = choose_target(job.size, shape)
-    engine, color = plan_networks(job, target, (info.width, info.height), cache_dir)
+    wanted = wanted_destination(job, target)
+    video, changes = _choose_format(job, info, target, wanted)
+    video = replace(video, sample_aspect=_sample_aspect(info, target))
+    limit = memory_limit(job.max_memory)
+    others = _other_bytes(job, info, video, wanted)
+    video, shortened, room = _make_room(limit - others, info, video)
+    engine, color = plan_networks(job, target, (info.width, info.height), cache_dir, room)
     if info.color.is_hdr:
         engine = replace(engine, weights=replace(engine.weights, fidelity=1.0))
-    video, changes = _choose_format(job, info, target)
-    video = replace(video, sample_aspect=_sample_aspect(info, target))
-    wanted = wanted_destination(job, target)
+    memory = check_memory({"process and queues": others, **_parts(video, room, engine)}, limit)
     explicit = job.destination is not None and not job.destination.is_dir()
     destination, tracks, moved = choose_container(info, wanted, explicit=explicit, video=video)
     video, opaque = fit_alpha(video, destination)
@@ -151,11 +181,12 @@ def draft(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
         tracks=tracks,
         notes=(
             *(*tinted, *fields),
-            *(*moved, *dropped, *changes),
+            *(*moved, *dropped, *changes, *shortened),
             *(*opaque, *siting_warnings(video, destination)),
             *(*_warnings(info, engine), *size_warnings(target)),
         ),
         disk_bytes=_estimate_disk(info, video),
+        memory_bytes=memory,
     )
     return _in_segments(planned)
 
@@ -164,7 +195,8 @@ def _in_segments(plan: Plan) -> Plan:
     """The same plan for a run in segments, if it is long enough; see Note [Resume]."""
     frames = segment_frames(plan.engine, plan.color, (plan.info.width, plan.info.height))
     short = 0 < plan.frames_expected <= frames  # 0: the header does not say
-    if short or not plan.job.resume:
+    pictures = _is_film(plan.info.path) or writes_pictures(plan.destination, plan.info)
+    if short or pictures or not plan.job.resume:
         return plan
     return replace(plan, segment_frames=frames, disk_bytes=2 * plan.disk_bytes)
 
@@ -188,6 +220,9 @@ def run(
     if isinstance(plan, StillPlan):
         yield run_still(plan, stages)
         return
+    if writes_pictures(plan.destination, plan.info):
+        yield (yield from _run_in_one_go(plan, stages))
+        return
     with Workplace(plan.destination) as place:
         # Whoever held the place a moment ago may have finished this very output.
         check_destination(plan.job.source, plan.destination, overwrite=plan.job.overwrite)
@@ -202,11 +237,11 @@ def run(
 def _run_in_one_go(plan: Plan, stages: list[Stage] | None) -> Generator[Event, None, Result]:
     torch.set_num_threads(plan.engine.threads)
     streams = _streams(plan, stages)
-    reader = VideoReader(
+    reader = open_reader(
         plan.info, copied=_copied(plan), threads=0, trim=plan.job.trim, lead=_lead(plan)
     )
     clock = _Clock(plan.frames_expected)
-    with _open_output(plan) as writer:
+    with _open_writer(plan) as writer:
         with _processed(plan, reader, streams, clock) as items:
             for item in items:
                 writer.write(item)
@@ -329,6 +364,34 @@ def _counted(streams: dict[str, list[Worker]]) -> Counters:
     chains = [worker.chain for workers in streams.values() for worker in workers]
     each = {id(chain): chain for chain in chains}.values()  # on a device, slots share one
     return fallbacks([stage for chain in each for stage in chain.stages])
+
+
+def _is_film(source: Path) -> bool:
+    return is_numbered(source) or is_animation(source)
+
+
+def _look(job: Job) -> tuple[VideoInfo, list[str]]:
+    """What is in the source, wherever a film may lie, and what is to be said of its fields."""
+    if job.rate is not None and not is_numbered(job.source):
+        raise RequestError(
+            f"--rate is for numbered pictures, such as frames/%06d.png; {job.source} has its own"
+        )
+    if _is_film(job.source):
+        return probe_pictures(job.source, job.rate), []
+    return decide_deinterlacing(probe(job.source), job.deinterlace)
+
+
+def _open_writer(plan: Plan) -> VideoWriter | SequenceWriter | AnimationWriter:
+    if is_numbered(plan.destination):
+        return SequenceWriter(plan.destination, source=plan.info)
+    if writes_pictures(plan.destination, plan.info):
+        return AnimationWriter(plan.destination, source=plan.info)
+    return _open_output(plan)
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or its parent if it will only be made."""
+    return folder if folder.is_dir() else folder.parent
 
 
 def _ahead(items: Iterable[Item], limit: int, name: str) -> Ahead[Item]:
@@ -518,13 +581,18 @@ def _result(
     )
 
 
-def _choose_format(job: Job, info: VideoInfo, target: Target) -> tuple[VideoFormat, list[str]]:
+def _choose_format(
+    job: Job, info: VideoInfo, target: Target, destination: Path
+) -> tuple[VideoFormat, list[str]]:
     """As `choose_format`; color needs chroma, 4:2:0 where the source has none."""
     size = target.width, target.height
+    if job.color is not None and info.layout.model == "gray":
+        info = replace(info, layout=replace(info.layout, model="yuv", subsampling=(1, 1)))
+    if writes_pictures(destination, info):
+        video, notes = choose_pictures(info, size, destination)
+        return video, [*notes, *unused(job.encoder)]
     if job.color is None:
         return choose_format(info, size, job.encoder)
-    if info.layout.model == "gray":
-        info = replace(info, layout=PixelLayout("yuv", info.layout.depth, (1, 1)))
     video, notes = choose_format(info, size, job.encoder)
     if video.layout.model == "gray":
         raise RequestError(
@@ -545,6 +613,33 @@ def _judge_video(job: Job, info: VideoInfo) -> list[str]:
         return []
     tints: list[Tint] = [tint_of(rgb) for rgb in frames_along(info, job.trim, LOOKS)]
     return judge_color(job.source, tints, force=job.color.force)
+
+
+def _make_room(
+    limit: int, info: VideoInfo, video: VideoFormat
+) -> tuple[VideoFormat, list[str], Room]:
+    """The format with a lookahead that leaves room for a network, what to say, and the room."""
+    picture = picture_bytes((info.width, info.height), (video.width, video.height))
+    video, notes = fit_encoder(video, limit - picture - LEAST_NETWORK)
+    return video, notes, Room(limit - encoder_bytes(video), picture)
+
+
+def _parts(video: VideoFormat, room: Room, engine: EnginePlan) -> dict[str, int]:
+    """Bytes of main memory that encoding and computing take."""
+    return {
+        "encoder": encoder_bytes(video),
+        "pictures": room.picture * engine.workers,
+        "network": engine.memory_bytes if engine.device == "cpu" else 0,
+    }
+
+
+def _other_bytes(job: Job, info: VideoInfo, video: VideoFormat, destination: Path) -> int:
+    """Main memory of all but encoder and networks: process, queues, and a collected animation."""
+    queues = 2 + (job.color is not None and job.size is not None)
+    collected = 0
+    if writes_pictures(destination, info) and not is_numbered(destination):
+        collected = 2 * info.frames_from_header * video.frame_bytes
+    return PROCESS_BYTES + queues * QUEUED_FRAMES * video.frame_bytes + collected
 
 
 def _sample_aspect(info: VideoInfo, target: Target) -> Fraction | None:
@@ -568,5 +663,5 @@ def _warnings(info: VideoInfo, engine: EnginePlan) -> list[str]:
 def _estimate_disk(info: VideoInfo, video: VideoFormat) -> int:
     """A tenth of a bit per pixel, or 1.5 bytes if lossless: the right order of magnitude."""
     frames = info.frames_from_header or info.seconds_from_header * float(info.frame_rate)
-    bits = 12 if video.encoder in {"ffv1", "prores_ks"} else 0.1
+    bits = 12 if video.encoder in {"ffv1", "prores_ks", "png", "tif", "tiff", "bmp"} else 0.1
     return int(frames * video.width * video.height * bits / 8) + info.path.stat().st_size // 4

@@ -17,6 +17,7 @@ from vidsr.errors import ModelError, RequestError
 from vidsr.frame import Matrix
 from vidsr.media import images
 from vidsr.media.color import luma_weights, rgb_of_codes
+from vidsr.memory import free_memory
 from vidsr.models.card import ModelCard, shipped_cards
 from vidsr.models.load import Network, Weights, check, find_twin, load, load_mixed, resolve
 from vidsr.motion import opencv
@@ -40,6 +41,17 @@ FAMILIES = {  # the way out that each offers to whoever got another by default
 COLORIZER = "colorize"  # the model that colors if none is named
 COLOR_PIXEL_BYTES = 3200  # per pixel of what the colorizer sees: 169 colors and 32 wide features
 MOST_WORKERS = 8  # each holds a frame and a network; beyond this, workers get more threads
+
+
+CAUTION = 0.6  # of the memory there is, since what a network takes is an estimate
+
+
+@dataclass(frozen=True)
+class Room:
+    """Main memory for networks at work."""
+
+    bytes: int  # in all
+    picture: int  # of which each needs so much beside its tile
 
 
 @dataclass(frozen=True)
@@ -73,13 +85,17 @@ class ColorPlan:
 
 
 def plan_networks(
-    job: Job, target: Target, size: tuple[int, int], cache_dir: Path | None
+    job: Job,
+    target: Target,
+    size: tuple[int, int],
+    cache_dir: Path | None,
+    room: Room | None = None,
 ) -> tuple[EnginePlan, ColorPlan | None]:
     """What enlarges (else what colors) pictures of `size` (width, height), and what colors."""
     color = None if job.color is None else plan_color(job.color, job.engine)
     if job.size is None and color is not None:
         return color.engine, color
-    return plan_engine(job.engine, target.factor, size, cache_dir=cache_dir), color
+    return plan_engine(job.engine, target.factor, size, cache_dir=cache_dir, room=room), color
 
 
 def plan_engine(
@@ -88,8 +104,11 @@ def plan_engine(
     size: tuple[int, int],
     *,
     cache_dir: Path | None,
+    room: Room | None = None,
 ) -> EnginePlan:
     """How the network will run on a picture of `size` (width, height).
+
+    On a processor it stays within `room`, as far as it can; None is what is free now.
 
     Raises:
         ModelError: unknown model, weights that are not those of the card, or a twin that does not
@@ -108,12 +127,14 @@ def plan_engine(
     if precision == "auto":
         precision = fastest_precision(device, cache_dir=cache_dir) if weights.half else "fp32"
     _check_tile(request, weights.card, size)
-    tile, batch = _choose_tile(weights.card, precision, device, request.overlap, size)
+    room = room or Room(free_memory(device), 0)
+    free = room.bytes - room.picture if device.type == "cpu" else free_memory(device)
+    tile, batch = _choose_tile(weights.card, precision, free, device, request.overlap, size)
     if request.tile is not None:
         tile, batch = min(request.tile, max(size)), 1
     engine_bytes = _tile_bytes(weights.card, precision, tile, size) * batch
     cores = request.threads or usable_cores()
-    affordable = int(free_memory(device) * 0.6) // engine_bytes
+    affordable = int(room.bytes * CAUTION) // (engine_bytes + room.picture)
     workers = max(1, min(cores, MOST_WORKERS, affordable)) if device.type == "cpu" else 1
     return EnginePlan(
         weights=weights,
@@ -266,7 +287,8 @@ def choose_colorizer(model: str | None) -> Weights:
 def fit_tile(engine: EnginePlan, size: tuple[int, int]) -> EnginePlan:
     """The same engine for single pictures of another size (width, height)."""
     card, precision, device = engine.card, engine.precision, torch.device(engine.device)
-    tile, batch = _choose_tile(card, precision, device, engine.overlap, size)
+    free = free_memory(device)
+    tile, batch = _choose_tile(card, precision, free, device, engine.overlap, size)
     memory = _tile_bytes(card, precision, tile, size) * batch
     return replace(engine, tile=tile, batch=batch, workers=1, memory_bytes=memory)
 
@@ -283,6 +305,7 @@ def _check_tile(request: EngineRequest, card: ModelCard, size: tuple[int, int]) 
 def _choose_tile(
     card: ModelCard,
     precision: Precision,
+    free: int,
     device: torch.device,
     overlap: int,
     size: tuple[int, int],
@@ -293,7 +316,7 @@ def _choose_tile(
         width,
         margin=2 * card.halo + overlap,
         pixel_bytes=_pixel_bytes(card, precision),
-        memory_bytes=int(free_memory(device) * 0.6),
+        memory_bytes=int(max(free, 0) * CAUTION),
         device_type=device.type,
     )
 
@@ -316,16 +339,6 @@ def usable_cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:
         return os.cpu_count() or 1
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that are free on the device now."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (ValueError, OSError, AttributeError):
-        return 4 << 30  # systems that do not tell: assume little
 
 
 def open_stages(engine: EnginePlan, target: Target, network: Network | None = None) -> list[Stage]:

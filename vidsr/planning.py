@@ -16,6 +16,7 @@ from vidsr.coloring import Tint
 from vidsr.errors import RequestError
 from vidsr.media.encoders import VideoFormat, keeps_siting
 from vidsr.media.probe import StreamInfo, VideoInfo
+from vidsr.media.sequence import Numbered, is_numbered, writes_pictures
 from vidsr.media.subtitles import KEPT, encoder_for
 from vidsr.media.writer import MUXERS, TrackPlan, can_hold, muxer_of
 from vidsr.request import Job, SizeRequest
@@ -107,11 +108,31 @@ def check_destination(source: Path, destination: Path, *, overwrite: bool) -> No
     Raises:
         RequestError: the output is the input, exists, or its folder cannot be written.
     """
+    if is_numbered(destination):
+        _check_numbered(source, destination, overwrite=overwrite)
+        return
     if destination.exists() and source.exists() and destination.samefile(source):
         raise RequestError(f"{destination} is the input itself; name another output with -o")
     if destination.exists() and not overwrite:
         raise RequestError(f"{destination} exists; --overwrite replaces it, -o names another")
     folder = destination.parent
+    if not folder.is_dir():
+        raise RequestError(f"{folder}: no such folder for the output")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise RequestError(f"{folder} cannot be written; name another output with -o")
+
+
+def _check_numbered(source: Path, destination: Path, *, overwrite: bool) -> None:
+    """As `check_destination`; the folder itself may be missing."""
+    if source.absolute() == destination.absolute():
+        raise RequestError(f"{destination} is the input itself; name other pictures with -o")
+    present = Numbered(destination).present()
+    if present and not overwrite:
+        raise RequestError(
+            f"{destination}: {len(present)} such pictures are there; --overwrite replaces them, -o "
+            "names others"
+        )
+    folder = destination.parent if destination.parent.is_dir() else destination.parent.parent
     if not folder.is_dir():
         raise RequestError(f"{folder}: no such folder for the output")
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -130,6 +151,8 @@ def choose_container(
     Raises:
         RequestError: the container cannot hold a stream and the user named it.
     """
+    if writes_pictures(destination, info):
+        return destination, tuple(_into_pictures(stream, info) for stream in info.streams), []
     suffix = destination.suffix.lower()
     if explicit:
         muxer_of(destination)
@@ -170,6 +193,12 @@ def not_holdable(info: VideoInfo, destination: Path) -> dict[int, str]:
     held = frozenset(s.index for s in others if can_hold(suffix, info, s, ""))
     tracks = [_track(stream, info, suffix, held) for stream in others]
     return {track.stream.index: track.reason for track in tracks if track.action == "drop"}
+
+
+def _into_pictures(stream: StreamInfo, info: VideoInfo) -> TrackPlan:
+    if stream.index == info.video:
+        return TrackPlan(stream, "process")
+    return TrackPlan(stream, "drop", "pictures hold no other stream")
 
 
 def _holdable(suffix: str, info: VideoInfo, video: VideoFormat) -> frozenset[int]:
@@ -237,8 +266,8 @@ def size_warnings(target: Target) -> list[str]:
 
 def fit_alpha(video: VideoFormat, container: Path) -> tuple[VideoFormat, list[str]]:
     """Without alpha where a container has no place for it: VP9 keeps it beside the picture."""
-    beside = video.encoder == "libvpx-vp9" and muxer_of(container) not in {"matroska", "webm"}
-    if not (video.layout.alpha and beside):
+    beside = video.layout.alpha and video.encoder == "libvpx-vp9"
+    if not beside or muxer_of(container) in {"matroska", "webm"}:
         return video, []
     plain = replace(video, layout=replace(video.layout, alpha=False))
     return plain, [f"the alpha channel is dropped: {container.suffix} cannot hold it beside VP9"]
@@ -246,7 +275,7 @@ def fit_alpha(video: VideoFormat, container: Path) -> tuple[VideoFormat, list[st
 
 def siting_warnings(video: VideoFormat, container: Path) -> list[str]:
     """What is lost of where the chroma samples lie."""
-    if keeps_siting(video, muxer_of(container)):
+    if video.layout.model != "yuv" or keeps_siting(video, muxer_of(container)):
         return []
     siting = video.color.siting.name.lower()
     return [

@@ -9,6 +9,7 @@ batch is a list of Jobs, a resumed run can compare Jobs, and a cluster can send 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
@@ -88,10 +89,14 @@ class Job:
     strict: bool = False  # damaged input is an error
     color: ColorRequest | None = None  # None: the source's own is kept
     resume: bool = True  # a long run works in segments, and goes on after an interruption
+    rate: Fraction | None = None  # pictures a second, of numbered pictures; None: 25
+    max_memory: int | None = None  # bytes of main memory; None: what is free
 
     def __post_init__(self) -> None:
         if self.size is None and self.color is None:
             raise RequestError("neither a size nor color is asked for: nothing to do")
+        if self.rate is not None and not 0 < self.rate <= 1000:
+            raise RequestError(f"--rate {float(self.rate):g} is not between 0 and 1000 a second")
         start, end = self.trim.start, self.trim.end
         if end is not None and end <= (start or 0):
             raise RequestError(f"--end {float(end):g} is not after --start {float(start or 0):g}")

@@ -14,7 +14,7 @@ from vidsr.errors import ModelError, OutOfMemory
 from vidsr.tiling import Blend, Grid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from torch import Tensor
 
@@ -132,6 +132,42 @@ class Upscale:
         """See `Stage`; nothing is remembered."""
 
     @torch.inference_mode()
+    def bands(self, rgb: Tensor) -> Iterator[Tensor]:
+        """The same picture from the top in bands of whole rows, (1,3,h,W*scale) each.
+
+        So only a row of tiles is held at the output's size. Tiles that are not finite are computed
+        again in fp32 at once, which waits for the device.
+
+        Raises:
+            OutOfMemory: as a call.
+            DeviceError: as a call.
+            ModelError: as `redo`.
+        """
+        done, rows = 0, rgb.shape[-2] * self.scale
+        while done < rows:
+            try:
+                for band in self._bands_from(done, rgb):
+                    done += band.shape[-2]
+                    yield band
+            except OutOfMemory as exc:
+                self._shrink(max(rgb.shape[-2:]), exc)
+
+    def _bands_from(self, first: int, rgb: Tensor) -> Iterator[Tensor]:
+        """The bands below the first rows, which were given out before memory ran out."""
+        fit = self._fit_for(rgb.shape[-2], rgb.shape[-1])
+        check = self._mend if self._engine.dtype != torch.float32 else _trust
+        faults: list[Tensor] = []
+        top = 0
+        with device_errors(self._engine.device):
+            for band in fit.blend.bands(_outputs(fit, rgb, check, faults)):
+                if top + band.shape[-2] > first:
+                    whole = _with_excess(band, rgb, self.scale, first=top // self.scale)
+                    yield whole[:, :, max(first - top, 0) :]
+                top += band.shape[-2]
+        if faults:
+            self.counters.recomputed += int(torch.cat(faults)[: len(fit.grid)].sum())
+
+    @torch.inference_mode()
     def _enlarge(self, rgb: Tensor, check: Check) -> tuple[Tensor, Tensor | None]:
         """The enlarged picture, and which of its tiles were not finite if `check` looked."""
         while True:
@@ -145,15 +181,8 @@ class Upscale:
     def _enlarge_once(self, rgb: Tensor, check: Check) -> tuple[Tensor, Tensor | None]:
         fit = self._fit_for(rgb.shape[-2], rgb.shape[-1])
         faults: list[Tensor] = []
-
-        def outputs() -> Iterator[Tensor]:
-            for tiles in fit.grid.batches(rgb, fit.engine.batch):
-                output, fault = check(tiles, fit.engine(tiles))
-                if fault is not None:
-                    faults.append(fault)
-                yield output
-
-        picture = _with_excess(fit.blend.merge(outputs()), rgb, self.scale)
+        picture = fit.blend.merge(_outputs(fit, rgb, check, faults))
+        picture = _with_excess(picture, rgb, self.scale)
         return picture, torch.cat(faults)[: len(fit.grid)] if faults else None
 
     def _fit_for(self, height: int, width: int) -> _Fit:
@@ -212,6 +241,15 @@ class Upscale:
         return self._exact
 
 
+def _outputs(fit: _Fit, rgb: Tensor, check: Check, faults: list[Tensor]) -> Iterator[Tensor]:
+    """What the engine makes of each batch of tiles; adds what `check` found to `faults`."""
+    for tiles in fit.grid.batches(rgb, fit.engine.batch):
+        output, fault = check(tiles, fit.engine(tiles))
+        if fault is not None:
+            faults.append(fault)
+        yield output
+
+
 def _trust(_tiles: Tensor, output: Tensor) -> tuple[Tensor, None]:
     """The check of fp32, which does not overflow."""
     return output, None
@@ -222,19 +260,23 @@ def _not_finite(tiles: Tensor) -> Tensor:
     return ~tiles.sum(dim=(1, 2, 3), dtype=torch.float32).isfinite()
 
 
-def _with_excess(output: Tensor, rgb: Tensor, scale: int) -> Tensor:
+def _with_excess(output: Tensor, rgb: Tensor, scale: int, *, first: int = 0) -> Tensor:
     """Add what the engine clamped away, bilinearly enlarged, to `output` in place.
 
     So blacker-than-black and superwhite survive. The CPU looks first whether there is any; on
-    another device looking would be waiting.
+    another device looking would be waiting. `output` may be a band, from row `first` of `rgb` on.
     """
+    end = first + output.shape[-2] // scale
+    above = max(first - 1, 0)  # bilinear weights reach one row further
+    rgb = rgb[:, :, above : end + 1]
     if rgb.device.type == "cpu":
         low, high = rgb.aminmax()
         if low >= 0 and high <= 1:
             return output
     planes = (rgb - rgb.clamp(0, 1)).transpose(0, 1)  # (3,1,H,W): twice as fast on the CPU
     enlarged = F.interpolate(planes, scale_factor=float(scale), mode="bilinear")
-    return output.add_(enlarged.transpose(0, 1))
+    rows = slice((first - above) * scale, (end - above) * scale)
+    return output.add_(enlarged.transpose(0, 1)[:, :, rows])
 
 
 class Repeat:
@@ -292,9 +334,34 @@ class Resize:
             return rgb
         with device_errors(rgb.device):
             self._prepare(height, width, rgb.device)
-            rgb = rgb.contiguous()
-            rgb = torch.cat([rgb[..., p.first : p.end] @ p.matrix.T for p in self._columns], dim=3)
+            rgb = self._across(rgb)
             return torch.cat([p.matrix @ rgb[:, :, p.first : p.end] for p in self._rows], dim=2)
+
+    @torch.inference_mode()
+    def bands(self, bands: Iterable[Tensor], height: int) -> Iterator[Tensor]:
+        """A picture of that height in bands from the top -> what a call makes of it, in bands."""
+        held: Tensor | None = None  # rows that are resampled across, and still needed
+        top = number = 0
+        for band in bands:
+            if (height, band.shape[-1]) == (self.height, self.width):
+                yield band
+                continue
+            with device_errors(band.device):
+                self._prepare(height, band.shape[-1], band.device)
+                across = self._across(band)
+                held = across if held is None else torch.cat([held, across], dim=2)
+            while number < len(self._rows) and self._rows[number].end <= top + held.shape[2]:
+                piece = self._rows[number]
+                yield piece.matrix @ held[:, :, piece.first - top : piece.end - top]
+                number += 1
+            if number < len(self._rows):
+                unneeded = min(self._rows[number].first - top, held.shape[2])
+                held, top = held[:, :, unneeded:], top + unneeded
+
+    def _across(self, rgb: Tensor) -> Tensor:
+        """Each row resampled to the new width."""
+        rgb = rgb.contiguous()
+        return torch.cat([rgb[..., p.first : p.end] @ p.matrix.T for p in self._columns], dim=3)
 
     def redo(self, rgb: Tensor) -> Tensor:
         """See `Stage`."""

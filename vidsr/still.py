@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,9 +18,13 @@ from vidsr.events import Result
 from vidsr.frame import Matrix
 from vidsr.media import images
 from vidsr.media.color import codes_of, rgb_of_codes
+from vidsr.media.encoders import unused
+from vidsr.media.reader import Trim
+from vidsr.memory import FLOAT_RGB, PROCESS_BYTES, check_memory, memory_limit
 from vidsr.networks import (
     ColorPlan,
     EnginePlan,
+    Room,
     fallbacks,
     open_colorizer,
     open_stages,
@@ -34,7 +39,7 @@ from vidsr.planning import (
     wanted_destination,
 )
 from vidsr.request import Job
-from vidsr.stages import Stage
+from vidsr.stages import Resize, Stage, Upscale
 
 
 @dataclass(frozen=True)
@@ -55,20 +60,45 @@ def plan_still(job: Job, cache_dir: Path | None) -> StillPlan:
     if job.color is not None:  # nothing moves in a still, so OpenCV need not be there
         look = replace(job.color.look, stability=0)
         job = replace(job, color=replace(job.color, look=look))
+    if job.rate is not None:
+        raise RequestError(f"--rate is for numbered pictures, and {job.source} is one picture")
     still = images.read(job.source)
     height, width = still.rgb.shape[:2]
     target = choose_target(job.size, Shape(width, height))
     destination = wanted_destination(job, target)
     if not images.is_picture(destination):
         raise RequestError(f"{destination}: a picture is written as {', '.join(images.SUFFIXES)}")
-    images.check_kept(destination, still)
-    engine, color = plan_networks(job, target, (width, height), cache_dir)
-    notes = size_warnings(target)
+    images.check_kept(destination, still, (target.width, target.height))
+    limit, others = memory_limit(job.max_memory), _still_bytes(still, target, destination)
+    room = Room(limit - others, 0)
+    engine, color = plan_networks(job, target, (width, height), cache_dir, room)
+    engine = replace(  # one picture: one worker with every core
+        engine,
+        threads=engine.threads * engine.workers,
+        workers=1,
+        memory_bytes=engine.memory_bytes // engine.workers,
+    )
+    band = 3 * FLOAT_RGB * target.width * min(int(engine.tile * target.factor), target.height)
+    on_host = engine.memory_bytes if engine.device == "cpu" else 0
+    check_memory({"process and picture": others, "a band": band, "network": on_host}, limit)
+    notes = [*size_warnings(target), *unused(job.encoder)]
+    if job.trim != Trim():
+        notes.append("--start, --end: for video, not used for a picture")
     if job.color is not None:
         notes += judge_color(job.source, [tint_of(rgb_of_codes(still.rgb))], force=job.color.force)
         still, changes = images.as_color(still)
         notes += changes
     return StillPlan(job, still, destination, target, engine, color, tuple(notes))
+
+
+def _still_bytes(still: images.Still, target: Target, destination: Path) -> int:
+    """Main memory of all but the network: the process, the picture, and what its file collects."""
+    after = target.width * target.height
+    source = int(still.rgb.nbytes) + FLOAT_RGB * still.rgb.size // 3
+    alpha = 0 if still.alpha is None else 9 * after  # in float, and clamped, and as codes
+    rows = {".png", ".tif", ".tiff"}
+    collected = 0 if destination.suffix.lower() in rows else 7 * after  # codes, and Pillow's own
+    return PROCESS_BYTES + source + alpha + collected
 
 
 def _still_stages(plan: StillPlan) -> list[Stage]:
@@ -84,16 +114,18 @@ def run_still(plan: StillPlan, stages: list[Stage] | None) -> Result:
     """As `job.run`: the picture appears under its final name when it is whole."""
     began = time.perf_counter()
     stages = stages or _still_stages(plan)
-    torch.set_num_threads(plan.engine.threads * plan.engine.workers)
+    torch.set_num_threads(plan.engine.threads)
     still = plan.still
-    rgb = _process(stages, rgb_of_codes(still.rgb).to(plan.engine.device), still.rgb.dtype)
-    alpha = None
-    if still.alpha is not None:
-        mask = torch.from_numpy(still.alpha)[None, None].float()
-        mask = F.interpolate(mask, size=rgb.shape[:2], mode="bicubic", antialias=True)[0, 0]
-        alpha = codes_of(mask / float(np.iinfo(still.alpha.dtype).max), still.alpha.dtype)
-    lost = images.write(plan.destination, replace(still, rgb=rgb, alpha=alpha))
-    notes = (*plan.notes, *(f"{what} is lost in this format" for what in lost))
+    height, width = still.rgb.shape[:2]
+    for stage in stages:
+        height, width = stage.output_size(height, width)
+    with images.create(plan.destination, still, (width, height)) as picture:
+        alpha, first = _enlarged_alpha(still.alpha, (height, width)), 0
+        for rgb in _codes(stages, still, plan.engine.device):
+            end = first + len(rgb)
+            picture.write(rgb, None if alpha is None else alpha[first:end])
+            first = end
+    notes = (*plan.notes, *(f"{what} is lost in this format" for what in picture.lost))
     counted = fallbacks(stages)
     return Result(
         destination=plan.destination,
@@ -110,12 +142,37 @@ def run_still(plan: StillPlan, stages: list[Stage] | None) -> Result:
 
 
 @torch.inference_mode()
-def _process(
-    stages: list[Stage], rgb: Tensor, dtype: np.dtype[np.uint8 | np.uint16]
-) -> images.Samples:
-    """A picture through the stages: codes (H,W,3)."""
-    for stage in stages:
-        processed = stage(rgb)
-        bad = stage.faulty is not None and bool(stage.faulty.any())
-        rgb = stage.redo(rgb) if bad else processed
-    return codes_of(rgb[0].permute(1, 2, 0), dtype)
+def _codes(
+    stages: list[Stage], still: images.Still, device: torch.device | str
+) -> Iterator[images.Samples]:
+    """A picture through the stages: codes (h,W,3) of its rows from the top."""
+    for band in _bands(stages, rgb_of_codes(still.rgb).to(device)):
+        yield codes_of(band[0].permute(1, 2, 0), still.rgb.dtype)
+
+
+def _bands(stages: list[Stage], rgb: Tensor) -> Iterator[Tensor]:
+    """A picture (1,3,H,W) through the stages, in bands from the top if an enlargement is last."""
+    match stages:
+        case [Upscale() as upscale]:
+            yield from upscale.bands(rgb)
+        case [Upscale() as upscale, Resize() as resize]:
+            yield from resize.bands(upscale.bands(rgb), upscale.scale * rgb.shape[-2])
+        case [stage, *rest]:
+            yield from _bands(rest, _processed(stage, rgb))
+        case _:
+            yield rgb
+
+
+def _processed(stage: Stage, rgb: Tensor) -> Tensor:
+    processed = stage(rgb)
+    bad = stage.faulty is not None and bool(stage.faulty.any())
+    return stage.redo(rgb) if bad else processed
+
+
+def _enlarged_alpha(alpha: images.Samples | None, shape: tuple[int, int]) -> images.Samples | None:
+    """Alpha at another shape (H,W), if there is any."""
+    if alpha is None:
+        return None
+    mask = torch.from_numpy(alpha)[None, None].float()
+    mask = F.interpolate(mask, size=shape, mode="bicubic", antialias=True)[0, 0]
+    return codes_of(mask.div_(float(np.iinfo(alpha.dtype).max)), alpha.dtype)

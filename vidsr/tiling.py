@@ -195,7 +195,35 @@ class Blend:
             raise ValueError("no tiles to blend")
         return canvas
 
-    def _add(self, canvas: Tensor, number: int, tile: Tensor) -> None:
+    def bands(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The same picture as `merge`, from the top in bands of whole rows, (1,C,h,W*scale) each.
+
+        A band is given out as soon as no tile to come reaches it; the seam below it is all that is
+        kept of the tiles so far.
+        """
+        rows, across = self.grid.rows, len(self.grid.columns.starts)
+        tiles = (tile for batch in batches for tile in batch)
+        seam: Tensor | None = None
+        for row in range(len(rows.starts)):
+            first, end = rows.kept(row)
+            size = (end - first) * self.scale, self.grid.width * self.scale
+            band: Tensor | None = None
+            for number in range(row * across, (row + 1) * across):
+                tile = next(tiles)  # one at a time: an engine may use its output's memory again
+                if band is None:
+                    band = _continued(
+                        seam, tile.new_zeros(1, len(tile), *size, dtype=torch.float32)
+                    )
+                self._add(band, number, tile, above=first * self.scale)
+            assert band is not None
+            last = rows.seams[row][0] if row < len(rows.seams) else end
+            done = (last - first) * self.scale
+            seam = band[:, :, done:]
+            if done:
+                yield band[:, :, :done]
+
+    def _add(self, canvas: Tensor, number: int, tile: Tensor, *, above: int = 0) -> None:
+        """Add a tile to a canvas that begins `above` rows below the picture's top."""
         row, column = self.grid.position(number)
         rows, columns = self.grid.rows, self.grid.columns
         top, bottom = (edge * self.scale for edge in rows.kept(row))
@@ -203,7 +231,14 @@ class Blend:
         y, x = rows.starts[row] * self.scale, columns.starts[column] * self.scale
         kept = tile[:, top - y : bottom - y, left - x : right - x]
         weights = self._rows[row][:, None] * self._columns[column]
-        canvas[0, :, top:bottom, left:right].addcmul_(kept, weights)
+        canvas[0, :, top - above : bottom - above, left:right].addcmul_(kept, weights)
+
+
+def _continued(seam: Tensor | None, band: Tensor) -> Tensor:
+    """The band, beginning with what the tiles above it have left in the seam."""
+    if seam is not None:
+        band[:, :, : seam.shape[2]] = seam
+    return band
 
 
 def _device_weights(axis: Axis, scale: int, device: torch.device) -> list[Tensor]:

@@ -282,10 +282,10 @@ def test_a_camera_file_with_a_second_view_is_one_picture(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tiff"])
-def test_animated_pictures_are_refused(tmp_path, suffix):
+def test_a_file_of_several_pictures_is_no_single_one(tmp_path, suffix):
     first, second = Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8), "red")
     first.save(tmp_path / f"a{suffix}", save_all=True, append_images=[second])
-    with pytest.raises(MediaError, match=r"2 frames.*video"):
+    with pytest.raises(MediaError, match=r"2 pictures.*split it"):
         read(tmp_path / f"a{suffix}")
 
 

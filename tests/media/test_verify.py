@@ -116,9 +116,7 @@ def test_a_copy_of_the_packets_is_equal(source, tmp_path):
 def test_a_faithful_enlargement_is_equal(source, tmp_path, name, preset):
     encoder = EncoderRequest(preset=preset, threads=1)
     pass_through(source, tmp_path / name, scale=2, encoder=encoder)
-    # mp4 keeps no title of a track.
-    tags = ["audio 1 (aac) tags", "audio 2 (aac) tags"] if name == "out.mp4" else []
-    assert differing(source, tmp_path / name) == tags
+    assert differing(source, tmp_path / name) == []
 
 
 @pytest.mark.parametrize("name", ["out.ts", "out.flv"])
@@ -267,14 +265,14 @@ def test_another_shape_is_found(make_clip):
 
 
 def test_what_a_container_has_no_place_for_is_in_the_ledger_and_no_failure(source, tmp_path):
-    pass_through(source, tmp_path / "out.mp4", scale=2)
-    checks = compare(source, tmp_path / "out.mp4")
+    pass_through(source, tmp_path / "out.ts", scale=2)
+    checks = compare(source, tmp_path / "out.ts")
     assert not any(check.failed for check in checks)
-    assert ledger(checks) == [
+    assert {
         f"audio {n} (aac) tags: title In {language}, written as title none (this container has no "
         "place for it)"
         for n, language in ((1, "eng"), (2, "fra"))
-    ]
+    } <= set(ledger(checks))
 
 
 def test_the_same_loss_is_a_failure_where_the_container_has_a_place(source, tmp_path):
@@ -375,7 +373,7 @@ def test_a_finished_file_whose_sound_is_out_of_time_gets_no_name(
 
 @pytest.mark.parametrize(
     ("name", "lost"),
-    [("out.mkv", set()), ("out.mp4", {"title"}), ("out.ts", {"title", "chapters"})],
+    [("out.mkv", set()), ("out.mp4", set()), ("out.ts", {"title", "chapters"})],
 )
 def test_what_a_finished_file_cannot_keep_is_reported(source, tmp_path, name, lost):
     ledger = pass_through(source, tmp_path / name).written.not_kept

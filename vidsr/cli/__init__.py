@@ -79,6 +79,8 @@ def upscale(
     start: words.Start = None,
     end: words.End = None,
     deinterlace: words.Deinterlace = words.DeinterlaceWord.frame,
+    rate: words.Rate = None,
+    max_memory: words.MaxMemory = None,
     colored: Annotated[
         bool, typer.Option("--colorize", help="Color it first; see `vidsr colorize -h`.")
     ] = False,
@@ -119,6 +121,8 @@ def upscale(
             overwrite=overwrite,
             strict=strict,
             resume=not no_resume,
+            rate=words.parse_rate(rate),
+            max_memory=words.parse_memory(max_memory),
         )
         _run(job, sources, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
@@ -145,6 +149,8 @@ def colorize(
     start: words.Start = None,
     end: words.End = None,
     deinterlace: words.Deinterlace = words.DeinterlaceWord.frame,
+    rate: words.Rate = None,
+    max_memory: words.MaxMemory = None,
     overwrite: words.Overwrite = False,
     strict: words.Strict = False,
     no_resume: words.NoResume = False,
@@ -177,6 +183,8 @@ def colorize(
             overwrite=overwrite,
             strict=strict,
             resume=not no_resume,
+            rate=words.parse_rate(rate),
+            max_memory=words.parse_memory(max_memory),
         )
         _run(job, sources, dry_run=dry_run, as_json=as_json, quiet=quiet)
 

@@ -361,7 +361,8 @@ def _video_facts(planned: Plan) -> dict[str, Any]:
         "output": f"{planned.destination}: {video.width}x{video.height}, {video.encoder} "
         + " ".join(f"{key}={value}" for key, value in video.options.items()),
         **_engine_facts(planned),
-        "estimates": f"memory {planned.engine.memory_bytes / 1e6:.0f} MB for the network, disk "
+        "estimates": f"memory {planned.memory_bytes / 1e6:.0f} MB, of which the network "
+        f"{planned.engine.memory_bytes / 1e6:.0f} MB, disk "
         f"{planned.disk_bytes / 1e6:.0f} MB, time {seconds:.0f} s for about "
         f"{planned.frames_expected} frames",
         "notes": list(planned.notes) or ["none"],

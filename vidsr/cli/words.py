@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
@@ -36,11 +37,15 @@ class CodecWord(StrEnum):
     hevc = "hevc"
 
 
-Source = Annotated[Path, typer.Argument(help="A video or a picture.", metavar="INPUT")]
+Source = Annotated[
+    Path,
+    typer.Argument(help="A video, a picture, or numbered pictures (%06d.png).", metavar="INPUT"),
+]
 Sources = Annotated[
     list[Path],
     typer.Argument(
-        help="A video or a picture, or several; a quoted glob is expanded.", metavar="INPUT..."
+        help="A video, a picture, numbered pictures (%06d.png); or several, quoted globs too.",
+        metavar="INPUT...",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
@@ -85,6 +90,13 @@ End = Annotated[str | None, typer.Option(help="Where to stop: seconds or [H:]M:S
 Deinterlace = Annotated[
     DeinterlaceWord,
     typer.Option(help="Of interlaced input: a picture a frame, one a field (double rate), or off."),
+]
+Rate = Annotated[
+    str | None,
+    typer.Option(help="Of numbered pictures, per second: 24, 24000/1001; default 25."),
+]
+MaxMemory = Annotated[
+    str | None, typer.Option(help="Of the whole run, such as 4G; default: what is free.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output.")]
 NoResume = Annotated[
@@ -168,3 +180,34 @@ def parse_time(text: str | None) -> Fraction | None:
     for part in parts:
         seconds = seconds * 60 + part
     return seconds
+
+
+def parse_rate(text: str | None) -> Fraction | None:
+    """Pictures a second of `24`, `23.976` or `24000/1001`.
+
+    Raises:
+        RequestError: it says something else.
+    """
+    if text is None:
+        return None
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError) as exc:
+        raise RequestError(f"--rate {text} is no rate; write 24 or 24000/1001") from exc
+
+
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def parse_memory(text: str | None) -> int | None:
+    """Bytes of `4G`, `800M` or a number.
+
+    Raises:
+        RequestError: it says something else.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", text.strip().lower())
+    if match is None:
+        raise RequestError(f"--max-memory {text} is no size; write 4G or 800M")
+    return int(float(match[1]) * _UNITS[match[2]])

@@ -328,5 +328,5 @@ def rgb_of_codes(codes: Codes) -> Tensor:
 def codes_of(values: Tensor, dtype: np.dtype[np.uint8 | np.uint16]) -> Codes:
     """Values in [0,1] of any shape -> codes: clipped, then rounded once."""
     full = float(np.iinfo(dtype).max)
-    codes = values.float().clamp(0, 1).mul(full).round_().cpu().numpy()
+    codes = values.float().clamp(0, 1).mul_(full).round_().cpu().numpy()
     return np.ascontiguousarray(codes.astype(dtype))

@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 from vidsr.errors import MediaError
 from vidsr.frame import PixelLayout
 
+# Of one picture, before it is enlarged; above, a file is refused before memory is taken. It is
+# Pillow's own limit for an error.
+MAX_PIXELS = 178_956_970
+_LIMITS = {"max_pixels": str(MAX_PIXELS)}  # of FFmpeg's decoders
 Plane = NDArray[np.uint8] | NDArray[np.uint16]
 
 
@@ -36,9 +40,13 @@ def open_input(path: Path) -> av.container.InputContainer:
         av.error.FFmpegError: it cannot be opened; see `translated`.
     """
     try:
-        return av.open(str(path))
+        container = av.open(str(path), options=_LIMITS)
     except UnicodeDecodeError:
-        return av.open(str(path), metadata_encoding="latin-1")
+        container = av.open(str(path), options=_LIMITS, metadata_encoding="latin-1")
+    for stream in container.streams.video:
+        if stream.codec_context is not None:
+            stream.codec_context.options = dict(_LIMITS)
+    return container
 
 
 def layout_of(pix_fmt: av.VideoFormat) -> PixelLayout:

@@ -1,8 +1,12 @@
 """Still pictures: file -> array -> file, with everything that travels beside the pixels.
 
 The only door to Pillow in inference. Pillow reads and writes 8 bits a sample; it reduces 16-bit
-colour to 8 without a word (seen on Pillow 13), so 16-bit samples are read by PyAV, and written
-by PyAV (PNG) or as a plain array (TIFF).
+colour to 8 without a word (seen on Pillow 13), so 16-bit samples are read by PyAV.
+
+Note [Pictures in bands]: Pillow encodes a picture from the whole of it, in memory of its own. PNG
+and TIFF are written here instead, row by row as they come, since their pixels are no more than a
+filtered zlib stream; so a picture that is larger than memory can be written. JPEG, WebP and BMP
+are small enough by their own limits, and are collected for Pillow.
 
 Note [Upright pictures]: cameras store the sensor's rows and an EXIF tag that says how to turn
 them. Programs differ in whether they obey the tag, so `read` turns the pixels and sets the tag
@@ -14,21 +18,26 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
+import shutil
 import struct
+import tempfile
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, cast
+from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
 from vidsr.errors import MediaError, RequestError
+from vidsr.media.door import MAX_PIXELS
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,7 +45,8 @@ if TYPE_CHECKING:
 
 Samples = NDArray[np.uint8 | np.uint16]
 
-MAX_PIXELS = 178_956_970  # refused above, before memory is taken; Pillow's own limit
+ANIMATION_SUFFIXES = {".gif": "GIF", ".webp": "WEBP", ".apng": "PNG", ".png": "PNG"}
+QUALITY = 95  # of JPEG and WebP unless told
 SUFFIXES = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -90,9 +100,7 @@ def read(path: Path) -> Still:
         MediaError: missing, empty, no picture, damaged, animated, above MAX_PIXELS, or samples
             that are neither 8 nor 16 bits.
     """
-    from PIL import Image
-
-    with _reading(path), Image.open(path, formats=(*_FORMATS, "GIF")) as image:
+    with _opened(path) as image:
         _refuse_animated(path, image)
         orientation = image.getexif().get(_ORIENTATION, 1)  # before load: TIFF turns itself there
         image.load()
@@ -104,14 +112,176 @@ def read(path: Path) -> Still:
         return _still(image, samples, orientation)
 
 
-def write(path: Path, still: Still, *, quality: int = 95) -> tuple[str, ...]:
-    """Encode a picture in the format that the suffix names; it appears whole or not at all.
+@dataclass(frozen=True)
+class Head:
+    """What the head of a picture file says; no pixel is decoded for it."""
 
-    PNG, TIFF and BMP are lossless. `quality` (1 to 100) is for JPEG, always 4:4:4, and WebP, where
-    100 means lossless.
+    width: int  # upright
+    height: int
+    depth: Literal[8, 16]  # bits a sample
+    gray: bool
+    alpha: bool
+    frames: int  # more than one: an animation
+
+
+def read_head(path: Path) -> Head:
+    """Look at a picture without decoding it.
+
+    Raises:
+        MediaError: missing, empty, no picture, or above MAX_PIXELS.
+    """
+    with _opened(path) as image:
+        exif = image.info.get("exif")  # `getexif` would decode a PNG to the end to find one
+        turned = (image.format != "PNG" or exif) and image.getexif().get(_ORIENTATION, 1) >= 5
+        width, height = image.size[::-1] if turned else image.size
+        return Head(
+            width=width,
+            height=height,
+            depth=_sample_bits(image),
+            gray=image.mode.startswith(("1", "L", "I;16")),
+            alpha=bool(image.has_transparency_data),
+            frames=getattr(image, "n_frames", 1) if image.format in _ANIMATED else 1,
+        )
+
+
+def read_animation(path: Path) -> Iterator[tuple[Still, Fraction]]:
+    """The pictures of an animated GIF, WebP or PNG as they are shown, and for how long each.
+
+    Yields:
+        A picture with alpha, and its duration in seconds.
+
+    Raises:
+        MediaError: as `read`; also for an animated PNG of 16 bits, which Pillow reduces to 8.
+    """
+    with _opened(path) as image:
+        if _sample_bits(image) == 16:
+            raise MediaError(f"{path}: animations of 16 bits are not read; convert it to 8 first")
+        first = int(getattr(image, "default_image", False))  # an APNG's, for those who know no APNG
+        for number in range(first, getattr(image, "n_frames", 1)):
+            image.seek(number)
+            samples = np.array(image.convert("RGBA"))
+            duration = Fraction(image.info.get("duration", 0)) / 1000
+            profile = image.info.get("icc_profile") or None
+            still = Still(samples[..., :3], samples[..., 3], icc_profile=profile)
+            yield still, duration or _SHORT
+
+
+def plays_of(path: Path) -> int:
+    """How often an animation is shown; 0 is without end.
+
+    Raises:
+        MediaError: as `read_head`.
+    """
+    with _opened(path) as image:
+        image.load()
+        if image.format == "GIF":  # counts repetitions, and none means once
+            loop = image.info.get("loop")
+            return 1 if loop is None else loop and loop + 1
+        return int(image.info.get("loop", 0))
+
+
+def write_animation(
+    path: Path,
+    pictures: Sequence[Samples],
+    seconds: Sequence[Fraction],
+    *,
+    plays: int = 0,
+    quality: int = QUALITY,
+) -> None:
+    """Write a GIF, WebP or animated PNG; it appears whole or not at all.
+
+    Args:
+        path: of the new file; its suffix names the format.
+        pictures: (H,W,3) or (H,W,4) uint8, all alike. GIF keeps 255 colors of each.
+        seconds: how long each is shown: kept to the nearest millisecond, in GIF to 10 of them, and
+            without adding up errors.
+        plays: how often it is shown; 0 is without end.
+        quality: of WebP; 100 is lossless.
+
+    Raises:
+        MediaError: the file cannot be written; nothing is left behind.
+    """
+    from PIL import Image
+
+    name = ANIMATION_SUFFIXES[path.suffix.lower()]
+    options: dict[str, Any] = {"loop": plays}
+    if name == "WEBP":
+        options |= {"quality": quality, "lossless": quality == 100, "exact": quality == 100}
+    if name == "GIF":
+        options = {"loop": plays - 1} if plays > 1 else {"loop": 0} if plays == 0 else {}
+        options["disposal"] = 2 if pictures[0].shape[2] == 4 else 0
+        pictures = [_all_or_nothing(samples) for samples in pictures]
+    first, *others = (Image.fromarray(samples) for samples in pictures)
+    with _whole(path) as file, _writing(path):
+        durations = _milliseconds(seconds, 10 if name == "GIF" else 1)
+        first.save(file, name, save_all=True, append_images=others, duration=durations, **options)
+
+
+def _all_or_nothing(samples: Samples) -> Samples:
+    """Alpha as GIF has it: a pixel is opaque or transparent."""
+    if samples.shape[2] == 3:
+        return samples
+    opaque = samples[..., 3:] >= 128
+    return np.where(opaque, samples | np.array([0, 0, 0, 255], samples.dtype), 0)
+
+
+def _milliseconds(seconds: Sequence[Fraction], tick: int) -> list[int]:
+    """Durations in multiples of `tick`, whose sums are never further than half of it off."""
+    ends = [tick * round(end * 1000 / tick) for end in itertools.accumulate(seconds)]
+    return [end - start for start, end in itertools.pairwise([0, *ends])]
+
+
+def write(path: Path, still: Still, *, quality: int = QUALITY) -> tuple[str, ...]:
+    """Encode a whole picture, as `create` does.
 
     Returns:
         What the picture had and the format could not keep, such as "EXIF" or "16 bits".
+    """
+    height, width = still.rgb.shape[:2]
+    with create(path, still, (width, height), quality=quality) as picture:
+        picture.write(still.rgb, still.alpha)
+    return picture.lost
+
+
+class PictureWriter:
+    """Takes the rows of a picture, the topmost first; made by `create`.
+
+    Attributes:
+        lost: what the picture has and the format cannot keep, such as "EXIF" or "16 bits".
+    """
+
+    def __init__(
+        self, path: Path, encoder: _Encoder, likeness: Still, lost: tuple[str, ...]
+    ) -> None:
+        self.lost = lost
+        self._path = path
+        self._encoder = encoder
+        self._likeness = likeness
+
+    def write(self, rgb: Samples, alpha: Samples | None = None) -> None:
+        """Add rows (h,W,3), and their alpha (h,W) if the picture has one."""
+        if self._likeness.alpha is None:
+            alpha = None  # opaque everywhere
+        rows = replace(self._likeness, rgb=rgb, alpha=alpha)
+        with _writing(self._path):
+            self._encoder.write(_reduced(rows) if "16 bits" in self.lost else rows)
+
+
+@contextlib.contextmanager
+def create(
+    path: Path, like: Still, size: tuple[int, int], *, quality: int = QUALITY
+) -> Iterator[PictureWriter]:
+    """Write a picture of `size` (width, height) in the format that the suffix names.
+
+    It appears, whole, when the `with` block ends; if that fails, nothing does. PNG, TIFF and BMP
+    are lossless. `quality` (1 to 100) is for JPEG, always 4:4:4, and WebP, where 100 is
+    lossless.
+
+    Args:
+        path: of the new file.
+        like: what stands beside the pixels; its own pixels tell type and transparency only.
+        size: of the picture.
+        quality: see above.
 
     Raises:
         RequestError: an unknown suffix, transparency or a size that the format cannot hold.
@@ -122,10 +292,13 @@ def write(path: Path, still: Still, *, quality: int = 95) -> tuple[str, ...]:
         raise RequestError(f"{path}: pictures are written as {', '.join(SUFFIXES)}")
     if not 1 <= quality <= 100:
         raise RequestError(f"quality {quality} is not between 1 and 100")
-    kept, lost = _fit(path, still, _FORMATS[name])
+    likeness, lost = _fit(path, like, size, _FORMATS[name])
     with _whole(path) as file:
-        _FORMATS[name].encode(file, kept, quality)
-    return lost
+        with _writing(path):
+            encoder = _FORMATS[name].encoder(file, likeness, size, quality)
+        yield PictureWriter(path, encoder, likeness, lost)
+        with _writing(path):
+            encoder.finish()
 
 
 def as_color(still: Still) -> tuple[Still, list[str]]:
@@ -136,18 +309,25 @@ def as_color(still: Still) -> tuple[Still, list[str]]:
     return replace(still, gray=False, icc_profile=None), ["its ICC profile, for grey, is dropped"]
 
 
-def check_kept(path: Path, still: Still) -> tuple[str, ...]:
-    """Refuse early what `write` would refuse; returns what `write` would return.
+def kept_by(path: Path) -> frozenset[str]:
+    """What the format of a name can hold, in the words of `PictureWriter.lost`."""
+    return _FORMATS[SUFFIXES[path.suffix.lower()]].keeps
+
+
+def check_kept(path: Path, still: Still, size: tuple[int, int]) -> tuple[str, ...]:
+    """Refuse early what `create` would refuse; returns what the format would lose.
 
     Raises:
         RequestError: transparency, or a size, that the format of `path` cannot hold.
     """
-    return _fit(path, still, _FORMATS[SUFFIXES[path.suffix.lower()]])[1]
+    return _fit(path, still, size, _FORMATS[SUFFIXES[path.suffix.lower()]])[1]
 
 
 # ---------------------------------------------------------------- reading
 
 _ORIENTATION = 0x0112
+_ANIMATED = {"GIF", "WEBP", "PNG"}
+_SHORT = Fraction(1, 10)  # seconds that browsers show a picture for whose duration is zero
 _BROKEN: tuple[type[Exception], ...] = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, MemoryError),
     *(OverflowError, struct.error, zlib.error, av.FFmpegError),
@@ -183,16 +363,24 @@ def _reading(path: Path) -> Iterator[None]:
         ) from exc
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    from PIL import Image
+
+    with _reading(path), Image.open(path, formats=(*_FORMATS, "GIF")) as image:
+        yield image
+
+
 def _refuse_animated(path: Path, image: Image.Image) -> None:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # MPO: a camera's JPEG with further views behind it
         raise MediaError(
-            f"{path}: has {frames} frames; animated pictures come later,"
-            " convert it to a video first"
+            f"{path}: has {frames} pictures; vidsr enlarges one, or an animated GIF, WebP or PNG;"
+            " split it first"
         )
 
 
-def _sample_bits(image: Image.Image) -> int:
+def _sample_bits(image: Image.Image) -> Literal[8, 16]:
     """8 or 16: how the file stores what Pillow shows as one of these modes."""
     if image.mode.startswith("I;16"):
         return 16
@@ -350,18 +538,31 @@ def _reset_orientation(exif: bytes) -> bytes:
 # ---------------------------------------------------------------- writing
 
 
+class _Encoder(Protocol):
+    """Writes a file from rows of a picture."""
+
+    def write(self, rows: Still) -> None:
+        """Add rows, the topmost first."""
+
+    def finish(self) -> None:
+        """All rows are there."""
+
+
 @dataclass(frozen=True)
 class _Format:
     """What a file format can hold."""
 
-    encode: Callable[[IO[bytes], Still, int], None]
+    # (file, likeness, size, quality); a likeness has one pixel and everything that is no pixel
+    encoder: Callable[[IO[bytes], Still, tuple[int, int], int], _Encoder]
     max_side: int
     keeps: frozenset[str]
 
 
-def _fit(path: Path, still: Still, target: _Format) -> tuple[Still, tuple[str, ...]]:
-    """The still as the format can hold it, and the names of what it cannot."""
-    side = max(still.rgb.shape[:2])
+def _fit(
+    path: Path, still: Still, size: tuple[int, int], target: _Format
+) -> tuple[Still, tuple[str, ...]]:
+    """A likeness of the still as the format can hold it, and the names of what it cannot."""
+    side = max(size)
     if side > target.max_side:
         raise RequestError(
             f"{path}: a side of {side} pixels is above this format's {target.max_side};"
@@ -371,7 +572,9 @@ def _fit(path: Path, still: Still, target: _Format) -> tuple[Still, tuple[str, .
     if alpha is not None and "alpha" not in target.keeps:
         if int(alpha.min()) < np.iinfo(alpha.dtype).max:
             raise RequestError(f"{path}: this format has no transparency; write .png or .webp")
-        still = replace(still, alpha=None)  # opaque everywhere: nothing is lost
+        alpha = None  # opaque everywhere: nothing is lost
+    pixel = None if alpha is None else alpha[:1, :1]
+    likeness = replace(still, rgb=still.rgb[:1, :1], alpha=pixel)
     has = {
         "16 bits": still.depth == 16,
         "greyscale": still.gray,
@@ -381,7 +584,7 @@ def _fit(path: Path, still: Still, target: _Format) -> tuple[Still, tuple[str, .
         "text": bool(still.text),
     }
     lost = tuple(name for name, present in has.items() if present and name not in target.keeps)
-    return (_reduced(still) if "16 bits" in lost else still), lost
+    return (_reduced(likeness) if "16 bits" in lost else likeness), lost
 
 
 def _reduced(still: Still) -> Still:
@@ -401,15 +604,26 @@ def _whole(path: Path) -> Iterator[IO[bytes]]:
         raise MediaError(f"{path}: there is no directory {path.parent}; create it first")
     part = path.with_name(f".{path.name}.part")
     try:
-        with part.open("wb") as file:
+        with _writing(path):
+            file = part.open("wb")
+        with file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+            with _writing(path):
+                file.flush()
+                os.fsync(file.fileno())
+        with _writing(path):
+            part.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     except _BROKEN as exc:
         raise MediaError(f"{path}: the picture cannot be written ({exc})") from exc
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _samples(still: Still) -> Samples:
@@ -456,79 +670,161 @@ def _webp_metadata(still: Still) -> dict[str, Any]:
     return _metadata(replace(still, icc_profile=None) if for_gray else still)
 
 
-def _write_bmp(file: IO[bytes], still: Still, _: int) -> None:
+def _write_bmp(file: IO[bytes], still: Still, quality: int) -> None:
     _pillow(still).save(file, "BMP", **_metadata(still))
 
 
-def _write_png(file: IO[bytes], still: Still, _: int) -> None:
+class _Collected:
+    """For encoders that want the whole picture at once."""
+
+    def __init__(
+        self,
+        save: Callable[..., None],  # (file, still, quality=)
+        file: IO[bytes],
+        likeness: Still,
+        size: tuple[int, int],
+        quality: int,
+    ) -> None:
+        dtype, (width, height) = likeness.rgb.dtype, size
+        self._rgb: Samples = np.empty((height, width, 3), dtype)
+        self._alpha: Samples | None = None
+        if likeness.alpha is not None:
+            self._alpha = np.empty((height, width), dtype)
+        self._next = 0
+        self._save = partial(save, file, quality=quality)
+        self._likeness = likeness
+
+    def write(self, rows: Still) -> None:
+        end = self._next + len(rows.rgb)
+        self._rgb[self._next : end] = rows.rgb
+        if self._alpha is not None and rows.alpha is not None:
+            self._alpha[self._next : end] = rows.alpha
+        self._next = end
+
+    def finish(self) -> None:
+        self._save(replace(self._likeness, rgb=self._rgb, alpha=self._alpha))
+
+
+class _Png:
+    """Rows, filtered and deflated as they come (PNG, third edition, sections 5, 7, 9 and 10)."""
+
+    def __init__(self, file: IO[bytes], likeness: Still, size: tuple[int, int], _: int) -> None:
+        pixel = _samples(likeness)
+        count = pixel.shape[2]
+        self._file = file
+        self._step = count * pixel.itemsize  # bytes to the same sample of the pixel to the left
+        self._above = np.zeros((1, size[0] * self._step), np.uint8)
+        self._deflate = zlib.compressobj()
+        file.write(b"\x89PNG\r\n\x1a\n")
+        kind = {1: 0, 2: 4, 3: 2, 4: 6}[count]
+        header = struct.pack(">IIBBBBB", *size, 8 * pixel.itemsize, kind, 0, 0, 0)
+        self._put(b"IHDR", header)
+        file.write(b"".join(_png_metadata(likeness)))
+
+    def write(self, rows: Still) -> None:
+        samples = _samples(rows)
+        stored = samples.astype(samples.dtype.newbyteorder(">"), copy=False)
+        lines = np.ascontiguousarray(stored).reshape(len(stored), -1).view(np.uint8)
+        for first in range(0, len(lines), _LINES):
+            some = lines[first : first + _LINES]
+            above = np.concatenate([self._above, some[:-1]])
+            self._above = some[-1:].copy()
+            self._put_data(self._deflate.compress(_png_filtered(some, above, self._step)))
+
+    def finish(self) -> None:
+        self._put_data(self._deflate.flush())
+        self._put(b"IEND", b"")
+
+    def _put_data(self, data: bytes) -> None:
+        if data:
+            self._put(b"IDAT", data)
+
+    def _put(self, kind: bytes, data: bytes) -> None:
+        check = zlib.crc32(data, zlib.crc32(kind))
+        self._file.write(b"".join([struct.pack(">I", len(data)), kind, data]))
+        self._file.write(struct.pack(">I", check))
+
+
+_LINES = 64  # of a PNG that are filtered together
+
+
+def _png_filtered(lines: NDArray[np.uint8], above: NDArray[np.uint8], step: int) -> bytes:
+    """Lines (h, bytes), each with the filter before it whose result has the least sum.
+
+    PNG, third edition, section 9; the choice is the heuristic of its section 12.7.
+    """
+    left, corner = np.zeros_like(lines), np.zeros_like(lines)
+    left[:, step:], corner[:, step:] = lines[:, :-step], above[:, :-step]
+    choices = np.stack([lines - left, lines - above, lines - _paeth(left, above, corner)])
+    sums = np.abs(choices.view(np.int8).astype(np.int16)).sum(axis=2, dtype=np.int64)  # (3, h)
+    best = sums.argmin(axis=0)
+    filters = np.array([1, 2, 4], np.uint8)[best]
+    chosen = choices[best, np.arange(len(lines))]
+    return np.concatenate([filters[:, None], chosen], axis=1).tobytes()
+
+
+def _paeth(
+    left: NDArray[np.uint8], above: NDArray[np.uint8], corner: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Whichever of the three is nearest to left + above - corner, in this order if equally near."""
+    a, b, c = (part.astype(np.int16) for part in (left, above, corner))
+    to_a, to_b, to_c = np.abs(b - c), np.abs(a - c), np.abs(a + b - 2 * c)
+    rest = np.where(to_b <= to_c, above, corner)
+    return np.where((to_a <= to_b) & (to_a <= to_c), left, rest)
+
+
+def _png_metadata(likeness: Still) -> Iterator[bytes]:
+    """The chunks that stand beside the pixels: those of a one-pixel picture that Pillow wrote."""
+    from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
-    for key, value in still.text.items():
+    for key, value in likeness.text.items():
         info.add_text(key, value)
-    if still.depth == 8:
-        _pillow(still).save(file, "PNG", pnginfo=info, **_metadata(still))
-    else:
-        _write_16_bit_png(file, still, info)
-
-
-def _write_16_bit_png(file: IO[bytes], still: Still, info: Any) -> None:
-    """PyAV's pixels with the metadata chunks of a one-pixel picture that Pillow wrote."""
-    from PIL import Image
-
     pixel = io.BytesIO()
-    Image.new("RGB", (1, 1)).save(pixel, "PNG", pnginfo=info, **_metadata(still))
-    header, *pixels = (
-        chunk
-        for kind, chunk in _png_chunks(_encode_16_bit_png(_samples(still)))
-        if kind in {b"IHDR", b"IDAT", b"IEND"}
-    )
-    beside = (
-        chunk
-        for kind, chunk in _png_chunks(pixel.getvalue())
-        if kind not in {b"IHDR", b"IDAT", b"IEND"}
-    )
-    file.write(b"".join([b"\x89PNG\r\n\x1a\n", header, *beside, *pixels]))
-
-
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(type, whole chunk) in the order of the file."""
-    start = 8
+    Image.new("RGB", (1, 1)).save(pixel, "PNG", pnginfo=info, **_metadata(likeness))
+    data, start = pixel.getvalue(), 8
     while start < len(data):
         end = start + 12 + int.from_bytes(data[start : start + 4], "big")
-        yield data[start + 4 : start + 8], data[start:end]
+        if data[start + 4 : start + 8] not in {b"IHDR", b"IDAT", b"IEND"}:
+            yield data[start:end]
         start = end
 
 
-def _encode_16_bit_png(samples: Samples) -> bytes:
-    height, width, count = samples.shape
-    name = next(name for name, channels in _CHANNELS.items() if channels == count) + "be"
-    frame = av.VideoFrame(width, height, name)
-    _packed(frame)[:] = samples
-    codec = av.CodecContext.create("png", "w")
-    codec.width, codec.height, codec.pix_fmt = width, height, name
-    codec.time_base = Fraction(1, 1)
-    codec.options = {"pred": "mixed"}
-    return b"".join(bytes(packet) for packet in [*codec.encode(frame), *codec.encode(None)])
-
-
-def _write_tiff(file: IO[bytes], still: Still, _: int) -> None:
+class _Tiff:
     """One deflated strip after the tags; Pillow writes no 16-bit colour and loses sub-directories.
 
-    16-bit grey with alpha is stored as RGBA, since Pillow would not know it again.
+    16-bit grey with alpha is stored as RGBA, since Pillow would not know it again. The tags hold
+    the strip's length and stand before it, so it waits in a nameless file of its own.
     """
-    samples = _samples(still)
-    if samples.shape[2] == 2 and still.depth == 16:
-        samples = _samples(replace(still, gray=False))
-    strip = zlib.compress(_differences(samples).astype(samples.dtype.newbyteorder("<")).tobytes())
-    tags = _exif_tags(still.exif)
-    _add_layout(tags, samples, len(strip))
-    if still.icc_profile:
-        tags[34675] = still.icc_profile
-    if still.dpi:
-        tags[282], tags[283], tags[296] = (*still.dpi, 2)  # per inch
-    tags.save(file)
-    file.write(strip)
+
+    def __init__(self, file: IO[bytes], likeness: Still, size: tuple[int, int], _: int) -> None:
+        self._file = file
+        self._likeness = likeness
+        self._size = size
+        self._gray = likeness.gray and (likeness.alpha is None or likeness.depth == 8)
+        self._deflate = zlib.compressobj()
+        self._strip = tempfile.TemporaryFile(dir=Path(file.name).parent)  # noqa: SIM115
+
+    def write(self, rows: Still) -> None:
+        steps = _differences(_samples(replace(rows, gray=self._gray)))
+        stored = steps.astype(steps.dtype.newbyteorder("<"), copy=False)
+        self._strip.write(self._deflate.compress(stored.tobytes()))
+
+    def finish(self) -> None:
+        still = self._likeness
+        with self._strip as strip:
+            strip.write(self._deflate.flush())
+            tags = _exif_tags(still.exif)
+            pixel = _samples(replace(still, gray=self._gray))
+            _add_layout(tags, pixel, self._size, strip.tell())
+            if still.icc_profile:
+                tags[34675] = still.icc_profile
+            if still.dpi:
+                tags[282], tags[283], tags[296] = (*still.dpi, 2)  # per inch
+            tags.save(self._file)
+            strip.seek(0)
+            shutil.copyfileobj(strip, self._file)
 
 
 def _differences(samples: Samples) -> Samples:
@@ -551,10 +847,12 @@ def _exif_tags(exif: bytes | None) -> ImageFileDirectory_v2:
     return tags
 
 
-def _add_layout(tags: ImageFileDirectory_v2, samples: Samples, strip_bytes: int) -> None:
-    height, width, count = samples.shape
+def _add_layout(
+    tags: ImageFileDirectory_v2, pixel: Samples, size: tuple[int, int], strip_bytes: int
+) -> None:
+    (width, height), count = size, pixel.shape[2]
     tags[256], tags[257], tags[278] = width, height, height  # all rows in one strip
-    tags[258] = (samples.dtype.itemsize * 8,) * count
+    tags[258] = (pixel.itemsize * 8,) * count
     tags[259], tags[317] = 8, 2  # deflate, horizontal differences
     tags[262] = 1 if count < 3 else 2  # black is zero | RGB
     tags[277] = count
@@ -566,17 +864,23 @@ def _add_layout(tags: ImageFileDirectory_v2, samples: Samples, strip_bytes: int)
 
 _FORMATS = {
     "PNG": _Format(
-        _write_png,
+        _Png,
         2**31 - 1,
         frozenset({"alpha", "16 bits", "greyscale", "ICC profile", "EXIF", "resolution", "text"}),
     ),
     "JPEG": _Format(
-        _write_jpeg, 65535, frozenset({"greyscale", "ICC profile", "EXIF", "resolution"})
+        partial(_Collected, _write_jpeg),
+        65500,  # libjpeg's own limit is below the format's
+        frozenset({"greyscale", "ICC profile", "EXIF", "resolution"}),
     ),
-    "WEBP": _Format(_write_webp, 16383, frozenset({"alpha", "ICC profile", "EXIF"})),
-    "BMP": _Format(_write_bmp, 2**31 - 1, frozenset({"greyscale", "resolution"})),
+    "WEBP": _Format(
+        partial(_Collected, _write_webp), 16383, frozenset({"alpha", "ICC profile", "EXIF"})
+    ),
+    "BMP": _Format(
+        partial(_Collected, _write_bmp), 2**31 - 1, frozenset({"greyscale", "resolution"})
+    ),
     "TIFF": _Format(
-        _write_tiff,
+        _Tiff,
         2**31 - 1,
         frozenset({"alpha", "16 bits", "greyscale", "ICC profile", "EXIF", "resolution"}),
     ),

@@ -31,7 +31,7 @@ import av.logging
 
 from vidsr.errors import MediaError
 from vidsr.frame import ColorSpec, Matrix, PixelLayout, Range, Siting
-from vidsr.media.door import layout_of, open_input, translated
+from vidsr.media.door import MAX_PIXELS, layout_of, open_input, translated
 from vidsr.media.hdr import HdrMetadata, hdr_metadata_of
 
 StreamKind = Literal["video", "audio", "subtitle", "data", "attachment", "unknown"]
@@ -110,6 +110,7 @@ def probe(path: Path, *, video: int | None = None) -> VideoInfo:
     check_readable(path)
     with translated(path, "reading"), open_input(path) as container:
         stream = _video_stream(container, path, video)
+        _check_claim(path, stream.frames)
         description = _describe(container, stream.index)
         picture = _first_picture(container, stream, path)
         layout = layout_of(picture.format)
@@ -176,6 +177,16 @@ def check_readable(path: Path) -> None:
         raise MediaError(f"{path} is empty")
 
 
+def _check_claim(path: Path, frames: int) -> None:
+    """Refuse a header whose number of frames cannot be: a coded frame is a byte at least."""
+    size = path.stat().st_size
+    if path.is_file() and frames > size:
+        raise MediaError(
+            f"{path}: its header claims {frames} frames in {size} bytes; it is damaged, copy its "
+            "streams to a new file with another tool first"
+        )
+
+
 def _video_stream(
     container: av.container.InputContainer, path: Path, index: int | None
 ) -> av.VideoStream:
@@ -203,7 +214,10 @@ def _first_picture(
             continue  # damaged; the reader counts these
         if pictures:
             return pictures[0]
-    raise MediaError(f"{path}: not one picture of its video can be decoded (damaged or encrypted)")
+    raise MediaError(
+        f"{path}: not one picture of its video can be decoded (damaged, encrypted, or above "
+        f"{MAX_PIXELS // 1_000_000} megapixels)"
+    )
 
 
 def _stream_info(stream: av.stream.Stream) -> StreamInfo:

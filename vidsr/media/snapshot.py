@@ -18,6 +18,7 @@ from vidsr.frame import Frame, PixelLayout
 from vidsr.media.color import ColorConverter
 from vidsr.media.probe import VideoInfo, probe
 from vidsr.media.reader import Trim, VideoReader
+from vidsr.media.sequence import open_reader
 
 
 def frame_at(path: Path, index: int) -> NDArray[np.uint8]:
@@ -48,7 +49,7 @@ def frames_along(info: VideoInfo, trim: Trim, count: int) -> Iterator[Tensor]:
     length = max(end - start, Fraction(0))
     for number in range(count):
         moment = start + length * number / count
-        reader = VideoReader(info, copied=(), trim=Trim(moment or None, trim.end))
+        reader = open_reader(info, copied=(), trim=Trim(moment or None, trim.end))
         frame = next((item for item in reader if isinstance(item, Frame)), None)
         if frame is not None:
             yield _rgb(frame)

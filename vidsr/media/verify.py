@@ -38,7 +38,7 @@ DELAYED = frozenset({"mpegts", "flv"})
 _ROUNDED = Fraction(2, 1000)  # of a stream's start: containers count it in ms, twice rounded
 _KEEPS = {
     "matroska,webm": {"language", "title", "disposition", "chapters", "rotation", "aspect"},
-    "mov,mp4,m4a,3gp,3g2,mj2": {"language", "chapters", "rotation", "aspect"},
+    "mov,mp4,m4a,3gp,3g2,mj2": {"language", "title", "chapters", "rotation", "aspect"},
     "mpegts": {"language"},
 }
 _MARKS = av.stream.Disposition  # of them, Matroska has flags for these
@@ -222,9 +222,10 @@ def compare_stills(source: Path, written: Path, *, scale: int | None = None) -> 
         MediaError: one of the two cannot be read.
     """
     old, new = images.read(source), images.read(written)
-    lost = (
-        images.check_kept(written, replace(old, alpha=None)) if images.is_picture(written) else ()
-    )
+    lost: tuple[str, ...] = ()
+    if images.is_picture(written):
+        height, width = new.rgb.shape[:2]
+        lost = images.check_kept(written, replace(old, alpha=None), (width, height))
     colored = "it was colored" if old.gray and not new.gray else ""
 
     def why(name: str) -> str:

@@ -1,0 +1,112 @@
+"""A run's memory is estimated, made to fit, or refused with figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ClipMaker
+from family import ship_family
+
+from vidsr.errors import RequestError
+from vidsr.frame import ColorSpec, Matrix, PixelLayout, Range, Siting
+from vidsr.job import Plan, plan
+from vidsr.media import images
+from vidsr.media.encoders import EncoderRequest, VideoFormat, encoder_bytes, fit_encoder
+from vidsr.memory import memory_limit
+from vidsr.request import EngineRequest, Job, SizeRequest
+
+MIB = 1 << 20
+COLOR = ColorSpec(Matrix.BT709, Range.LIMITED, 1, 1, Siting.LEFT)
+
+
+@pytest.fixture(autouse=True)
+def family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ship_family(monkeypatch, tmp_path / "weights", 2, 4)
+
+
+def uhd(encoder: str, **options: str) -> VideoFormat:
+    return VideoFormat(3840, 2160, PixelLayout("yuv", 8, (1, 1)), COLOR, encoder, options)
+
+
+def planned(source: Path, **asked: object) -> Plan:
+    result = plan(Job(source, **asked))  # type: ignore[arg-type]
+    assert isinstance(result, Plan)
+    return result
+
+
+@pytest.mark.parametrize("encoder", ["libx264", "libx265"])
+def test_the_lookahead_shrinks_to_what_fits_and_is_said(encoder: str) -> None:
+    video = uhd(encoder, preset="medium")
+    limit = encoder_bytes(video) * 7 // 8
+    shorter, (note,) = fit_encoder(video, limit)
+    assert 0.9 * limit < encoder_bytes(shorter) <= limit
+    assert "frames ahead instead of" in note
+    assert fit_encoder(video, encoder_bytes(video)) == (video, [])
+    least, _ = fit_encoder(video, 0)
+    assert "rc-lookahead=0" in least.options[f"{encoder.removeprefix('lib')}-params"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"rc-lookahead": "7"}, {"x264-params": "ref=2:rc-lookahead=9:rc-lookahead=7"}]
+)
+def test_a_lookahead_that_was_asked_for_is_counted(options: dict[str, str]) -> None:
+    seven = encoder_bytes(uhd("libx264", **options))
+    assert seven < encoder_bytes(uhd("libx264"))
+    assert seven == encoder_bytes(uhd("libx264", **{"x264-params": "rc-lookahead=7"}))
+
+
+def test_a_shortened_lookahead_encodes(make_clip: ClipMaker, tmp_path: Path) -> None:
+    clip = make_clip(size=(320, 240), frames=2)
+    whole = planned(clip, size=SizeRequest(scale=4))
+    tight = planned(
+        clip,
+        size=SizeRequest(scale=4),
+        max_memory=whole.memory_bytes - whole.engine.memory_bytes - 40 * MIB,
+        engine=EngineRequest(threads=1),
+    )
+    assert any("libx264 looks" in note for note in tight.notes)
+    from vidsr.job import run
+    from vidsr.stages import Repeat
+
+    *_, result = run(tight, stages=[Repeat(4)])
+    assert result.frames_out == 2  # type: ignore[union-attr]
+
+
+def test_a_limit_costs_workers_before_it_is_refused(
+    make_clip: ClipMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vidsr.networks.usable_cores", lambda: 8)
+    clip = make_clip(size=(320, 240))
+    encoder = EncoderRequest(preset="ultrafast")
+    most = planned(clip, max_memory=64 << 30, encoder=encoder)
+    fewer = planned(clip, max_memory=600 * MIB, encoder=encoder)
+    assert most.engine.workers == 8
+    assert 1 <= fewer.engine.workers < 8
+    assert fewer.memory_bytes <= 600 * MIB
+
+
+def test_what_cannot_fit_is_refused_with_figures(make_clip: ClipMaker, tmp_path: Path) -> None:
+    clip = make_clip()
+    with pytest.raises(RequestError, match=r"MiB of memory are needed \(.*encoder.* and 100 may"):
+        plan(Job(clip, max_memory=100 * MIB))
+    images.write(tmp_path / "a.png", images.Still(np.zeros((64, 64, 3), np.uint8)))
+    with pytest.raises(RequestError, match=r"MiB of memory are needed .* and 100 may"):
+        plan(Job(tmp_path / "a.png", max_memory=100 * MIB))
+
+
+def test_a_long_video_as_a_gif_is_refused_before_it_is_collected(
+    make_clip: ClipMaker, tmp_path: Path
+) -> None:
+    clip = make_clip(size=(320, 240), frames=100)
+    with pytest.raises(RequestError, match="memory are needed"):
+        plan(Job(clip, tmp_path / "a.gif", max_memory=800 * MIB))
+
+
+def test_without_a_limit_most_of_the_free_memory_may_be_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("vidsr.memory.free_memory", lambda _: 1000)
+    assert memory_limit(None) == 800
+    assert memory_limit(123) == 123
