@@ -14,7 +14,7 @@ The map of rooms, from the top floor down; imports go down only:
     media        files and colour    | engines  a network on a device
     models       networks and cards  | tiling   cut into tiles, blend them back
     lab          sRGB <-> CIE L*a*b* | motion   optical flow and cuts
-    frame        Frame, ColorSpec, PixelLayout
+    frame        Frame, ColorSpec, PixelLayout   | files    outputs appear whole, by rename
     errors       everything that can go wrong, with its exit code
 
     import vidsr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,10 +34,22 @@ def open_input(path: Path) -> av.container.InputContainer:
     Raises:
         av.error.FFmpegError: it cannot be opened; see `translated`.
     """
+    # FFmpeg gets an open handle, and no other protocol: so no name is taken for an address, and no
+    # playlist, from wherever it came, opens another file or a connection.
+    handle = os.open(path, os.O_RDONLY)
+    options = {"fd": str(handle), "protocol_whitelist": "fd"}
     try:
-        return av.open(str(path))
+        return av.open("fd:", options=options)
     except UnicodeDecodeError:
-        return av.open(str(path), metadata_encoding="latin-1")
+        os.lseek(handle, 0, os.SEEK_SET)
+        return av.open("fd:", options=options, metadata_encoding="latin-1")
+    finally:
+        os.close(handle)  # FFmpeg has its own copy
+
+
+def output_name(path: Path) -> str:
+    """What FFmpeg is to be told, so that it takes any file's name for a file's name."""
+    return f"file:{path}"
 
 
 def layout_of(pix_fmt: av.VideoFormat) -> PixelLayout:

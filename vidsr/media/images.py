@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import struct
 import warnings
 import zlib
@@ -29,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidsr.errors import MediaError, RequestError
+from vidsr.files import part_of, put_in_place
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -399,17 +399,15 @@ def _whole(path: Path) -> Iterator[IO[bytes]]:
     """A file under a temporary name beside `path`, renamed to it only if nothing fails."""
     if not path.parent.is_dir():
         raise MediaError(f"{path}: there is no directory {path.parent}; create it first")
-    part = path.with_name(f".{path.name}.part")
     try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        part = part_of(path)
+        with contextlib.ExitStack() as stack:
+            stack.callback(part.unlink, missing_ok=True)
+            with part.open("wb") as file:
+                yield file
+            put_in_place(part, path)
     except _BROKEN as exc:
         raise MediaError(f"{path}: the picture cannot be written ({exc})") from exc
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _samples(still: Still) -> Samples:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from array import array
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -26,8 +25,9 @@ import av.error
 from av.codec.context import Flags
 
 from vidsr.errors import MediaError, RequestError, VerificationError
+from vidsr.files import part_of, put_in_place
 from vidsr.frame import Frame, Packet
-from vidsr.media.door import open_input, picture_of, repacked, translated
+from vidsr.media.door import open_input, output_name, picture_of, repacked, translated
 from vidsr.media.encoders import VideoFormat
 from vidsr.media.probe import StreamInfo, VideoInfo
 
@@ -89,7 +89,8 @@ class VideoWriter:
         """
         self.path = path
         self.report = WriteReport()
-        self._part = path.with_name(f".{path.stem}.part{path.suffix}")
+        with translated(path, "opening the output"):
+            self._part = part_of(path)
         self._pts = array("q")
         self._end = 0  # of the last frame, in its time base
         self._first_dts: int | None = None
@@ -100,7 +101,7 @@ class VideoWriter:
         try:
             with translated(path, "opening the output"), open_input(source.path) as original:
                 self._file = av.open(
-                    str(self._part),
+                    output_name(self._part),
                     "w",
                     format=muxer_of(path),
                     options=_muxer_options(path, source),
@@ -158,8 +159,7 @@ class VideoWriter:
             self._file = None
             self._verify()
             self.report.bytes = self._part.stat().st_size
-            _flush_to_disk(self._part)
-            self._part.replace(self.path)
+            put_in_place(self._part, self.path)
         return self.report
 
     def _encode(self, frame: Frame) -> None:
@@ -452,11 +452,3 @@ def _chapters(
             shift = round(start / tick) if start else 0
             kept.append({**chapter, "start": first - shift, "end": last - shift})
     return kept
-
-
-def _flush_to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
