@@ -410,4 +410,6 @@ def _estimate_disk(info: VideoInfo, video: VideoFormat) -> int:
     """A tenth of a bit per pixel, or 1.5 bytes if lossless: the right order of magnitude."""
     frames = info.frames_from_header or info.seconds_from_header * float(info.frame_rate)
     bits = 12 if video.encoder in {"ffv1", "prores_ks"} else 0.1
-    return int(frames * video.width * video.height * bits / 8) + info.path.stat().st_size // 4
+    files = 1 if video.ffmpeg is None else 2  # a program's own, and the joined one
+    pictures = int(frames * video.width * video.height * bits / 8)
+    return files * pictures + info.path.stat().st_size // 4

@@ -83,6 +83,7 @@ def upscale(
     preset: words.Preset = None,
     enc: words.EncoderOptions = None,
     pix_fmt: words.PixFmt = None,
+    ffmpeg: words.FfmpegProgram = None,
     start: words.Start = None,
     end: words.End = None,
     colored: Annotated[
@@ -119,7 +120,9 @@ def upscale(
                 model, device, precision.value, words.parse_tile(tile), overlap, threads, fidelity
             ),
             color=(color or ColorRequest()) if colored else None,
-            encoder=EncoderRequest(encoder, crf, preset, words.parse_pairs(enc or []), pix_fmt),
+            encoder=EncoderRequest(
+                encoder, crf, preset, words.parse_pairs(enc or []), pix_fmt, ffmpeg=ffmpeg
+            ),
             trim=Trim(words.parse_time(start), words.parse_time(end)),
             overwrite=overwrite,
             strict=strict,
@@ -146,6 +149,7 @@ def colorize(
     preset: words.Preset = None,
     enc: words.EncoderOptions = None,
     pix_fmt: words.PixFmt = None,
+    ffmpeg: words.FfmpegProgram = None,
     start: words.Start = None,
     end: words.End = None,
     overwrite: words.Overwrite = False,
@@ -171,7 +175,9 @@ def colorize(
             size=None,
             engine=EngineRequest(device=device, threads=threads),
             color=color or ColorRequest(),
-            encoder=EncoderRequest(encoder, crf, preset, words.parse_pairs(enc or []), pix_fmt),
+            encoder=EncoderRequest(
+                encoder, crf, preset, words.parse_pairs(enc or []), pix_fmt, ffmpeg=ffmpeg
+            ),
             trim=Trim(words.parse_time(start), words.parse_time(end)),
             overwrite=overwrite,
             strict=strict,

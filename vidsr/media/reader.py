@@ -124,17 +124,27 @@ class VideoReader:
             target = self._seek_target()
             if target is not None:
                 container.seek(target)
-            past_end: set[int] = set()
-            for packet in self._demux(container):
-                if self._past_end(packet):
-                    past_end.add(packet.stream_index)
-                    if past_end >= self._steady:
-                        break
-                elif packet.stream_index != self.info.video:
+            for packet in self._demux(container, (self.info.video, *self.copied)):
+                if packet.stream_index != self.info.video:
                     yield from self._copy(packet)
                 else:
                     yield from self._decode(packet)
             yield from self._drain(video)
+
+    def packets(self) -> Iterator[Packet]:
+        """The copied streams' packets alone, as iterating yields them; nothing is decoded.
+
+        Raises:
+            MediaError: the file cannot be opened.
+        """
+        if not self.copied:
+            return
+        with translated(self.info.path, "reading"), open_input(self.info.path) as container:
+            target = self._seek_target()
+            if target is not None:
+                container.seek(target)
+            for packet in self._demux(container, self.copied):
+                yield from self._copy(packet)
 
     def _seek_target(self) -> int | None:
         """Where to go, in microseconds, so that a key frame at or before the start comes next.
@@ -159,13 +169,22 @@ class VideoReader:
                 back = 2 * back + 1
         return None
 
-    def _demux(self, container: av.container.InputContainer) -> Iterator[av.Packet[Any]]:
-        wanted = [container.streams[i] for i in (self.info.video, *self.copied)]
+    def _demux(
+        self, container: av.container.InputContainer, streams: tuple[int, ...]
+    ) -> Iterator[av.Packet[Any]]:
+        """The packets of some streams up to the end that was asked for."""
+        past_end: set[int] = set()
         try:
-            for packet in container.demux(wanted):
-                if packet.size:  # the flush packets are sent by `_drain`
-                    self._note_time(packet)
+            for packet in container.demux([container.streams[index] for index in streams]):
+                if not packet.size:
+                    continue  # a flush packet; `_drain` sends those
+                self._note_time(packet)
+                if not self._past_end(packet):
                     yield packet
+                    continue
+                past_end.add(packet.stream_index)
+                if past_end >= self._steady & set(streams):
+                    break
         except (av.error.InvalidDataError, av.error.OSError, av.error.EOFError) as exc:
             self.report.broken_off = exc.strerror or str(exc)
             log.info("%s: reading broke off: %s", self.info.path, self.report.broken_off)

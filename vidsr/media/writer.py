@@ -11,9 +11,13 @@ the file renamed to its final name; anything else is a `VerificationError` and l
 from __future__ import annotations
 
 import contextlib
+import functools
+import heapq
 import io
 from array import array
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -29,7 +33,9 @@ from vidsr.files import part_of, put_in_place
 from vidsr.frame import Frame, Packet
 from vidsr.media.door import open_input, output_name, picture_of, repacked, translated
 from vidsr.media.encoders import VideoFormat
+from vidsr.media.ffmpeg import FfmpegEncoder
 from vidsr.media.probe import StreamInfo, VideoInfo
+from vidsr.media.reader import Trim, VideoReader
 
 # Containers that keep every timestamp (to a millisecond at worst). AVI cannot: it has no pts.
 MUXERS = {
@@ -89,37 +95,25 @@ class VideoWriter:
         """
         self.path = path
         self.report = WriteReport()
-        with translated(path, "opening the output"):
-            self._part = part_of(path)
         self._pts = array("q")
         self._end = 0  # of the last frame, in its time base
         self._first_dts: int | None = None
+        self._info, self._format, self._plans = source, video, tracks
+        self._trim = Trim(start, end)
         self._source = source.video
         self._time_base = source.time_base
         self._pix_fmt = video.pix_fmt
         self._file: av.container.OutputContainer | None = None
-        try:
-            with translated(path, "opening the output"), open_input(source.path) as original:
-                self._file = av.open(
-                    output_name(self._part),
-                    "w",
-                    format=muxer_of(path),
-                    options=_muxer_options(path, source),
-                )
-                self._tags = _copy_tags(original.metadata, _CONTAINER_TAGS)
-                self._file.metadata.update(self._tags)
-                self._streams = {
-                    track.stream.index: _add_stream(self._file, original, track, source, video)
-                    for track in tracks
-                    if track.action != "drop"
-                }
-                self._tracks = {track.stream.index: track.stream for track in tracks}
-                self._file.set_chapters(_chapters(original, start=start, end=end))
-                self._file.start_encoding()
-        except BaseException:
-            self._abandon()
-            raise
-        self._video = self._streams[source.video]
+        self._encoder: FfmpegEncoder | None = None
+        with translated(path, "opening the output"):
+            self._part = part_of(path)
+            encoded = part_of(path.with_name(f"{path.stem}.encoded.nut"))
+        if video.ffmpeg is None:
+            self._open(None)
+        else:
+            self._encoder = FfmpegEncoder(
+                encoded, video=video, time_base=source.time_base, frame_rate=source.frame_rate
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -141,8 +135,12 @@ class VideoWriter:
         """
         with translated(self.path, "writing"):
             if isinstance(item, Frame):
-                self._encode(item)
-            else:
+                self._note_time(item)
+                if self._encoder is None:
+                    self._encode(item)
+                else:
+                    self._encoder.write(item)
+            elif self._encoder is None:  # else they are read again for the join
                 self._copy(item)
 
     def finish(self) -> WriteReport:
@@ -152,15 +150,87 @@ class VideoWriter:
             VerificationError: the file does not hold what was given; nothing is left behind.
             MediaError: the disk is full or the encoder fails at the end.
         """
-        assert self._file is not None
         with translated(self.path, "finishing the output"):
-            self._mux_video(self._end_in_time(_mend_dts(self._video.encode(None))))
+            if self._encoder is None:
+                self._mux_video(self._end_in_time(_mend_dts(self._video.encode(None))))
+            else:
+                self._join(self._encoder.finish(), self._encoder.delay)
+            assert self._file is not None
             self._file.close()
             self._file = None
             self._verify()
             self.report.bytes = self._part.stat().st_size
             put_in_place(self._part, self.path)
         return self.report
+
+    def _open(self, encoded: av.VideoStream | None) -> None:
+        """Write the header; of a video that was encoded elsewhere, or of one that is to be."""
+        source, tracks, video = self._info, self._plans, self._format
+        try:
+            with translated(self.path, "opening the output"), open_input(source.path) as original:
+                self._file = av.open(
+                    output_name(self._part),
+                    "w",
+                    format=muxer_of(self.path),
+                    options=_muxer_options(self.path, source),
+                )
+                self._tags = _copy_tags(original.metadata, _CONTAINER_TAGS)
+                self._file.metadata.update(self._tags)
+                self._streams = {
+                    track.stream.index: _add_stream(
+                        self._file, original, track, source, video, encoded
+                    )
+                    for track in tracks
+                    if track.action != "drop"
+                }
+                self._tracks = {track.stream.index: track.stream for track in tracks}
+                trim = self._trim
+                self._file.set_chapters(_chapters(original, start=trim.start, end=trim.end))
+                self._file.start_encoding()
+        except BaseException:
+            self._abandon()
+            raise
+        self._video = self._streams[source.video]
+
+    def _join(self, encoded: Path, delay: int) -> None:
+        """Mux a file of video alone with the other streams, which are read once more."""
+        with open_input(encoded) as container:
+            self._open(container.streams.video[0])
+        reader = VideoReader(
+            self._info,
+            copied=tuple(
+                index
+                for index, stream in self._tracks.items()
+                if index in self._streams and index != self._source and stream.kind != "attachment"
+            ),
+            trim=self._trim,
+        )
+        ours = self._encoded_packets(encoded, delay)
+        both: Iterator[Any] = heapq.merge(ours, reader.packets(), key=_decoding_moment)
+        for packet in both:
+            if packet.stream is self._video:
+                self._mux_video([packet])
+            else:
+                self._copy(packet)
+
+    def _encoded_packets(self, encoded: Path, delay: int) -> Iterator[av.Packet[Any]]:
+        """The packets of a file of video alone, with every time as it was given."""
+        tick = self._time_base
+        with open_input(encoded) as container:
+            packets = (packet for packet in container.demux(0) if packet.size)
+            order = array("q", (int((p.pts or 0) * p.time_base / tick) - delay for p in packets))
+        times = _decoding_times(order, self._pts)
+        with open_input(encoded) as container:
+            packets = (packet for packet in container.demux(0) if packet.size)
+            for packet, pts, dts in zip(packets, order, times, strict=True):
+                packet.pts, packet.dts, packet.time_base = pts, dts, tick
+                following = bisect_right(self._pts, pts)
+                end = self._pts[following] if following < len(self._pts) else self._end
+                packet.duration = max(1, end - pts)
+                packet.stream = self._video
+                if dts == times[-1]:
+                    self._end_in_time([packet])
+                yield packet
 
     def _encode(self, frame: Frame) -> None:
         picture = repacked(picture_of(frame.planes, frame.layout), self._pix_fmt)
@@ -169,6 +239,9 @@ class VideoWriter:
         color = frame.color
         picture.colorspace, picture.color_range = int(color.matrix), int(color.range)
         picture.color_primaries, picture.color_trc = color.primaries, color.transfer
+        self._mux_video(self._video.encode(picture))
+
+    def _note_time(self, frame: Frame) -> None:
         if self._pts and frame.pts <= self._pts[-1]:
             raise MediaError(
                 f"{self.path}: two frames at pts {frame.pts} ({float(frame.pts * frame.time_base)} "
@@ -177,7 +250,6 @@ class VideoWriter:
         self._pts.append(frame.pts)
         self.report.frames += 1
         self._end = frame.pts + frame.duration
-        self._mux_video(self._video.encode(picture))
 
     def _mux_video(self, packets: list[av.Packet[Any]]) -> None:
         assert self._file is not None
@@ -277,8 +349,12 @@ class VideoWriter:
             with contextlib.suppress(av.error.FFmpegError, OSError, ValueError):
                 self._file.close()
             self._file = None
+        if self._encoder is not None:
+            self._encoder.close()
         with contextlib.suppress(OSError):
             self._part.unlink(missing_ok=True)
+            if self._encoder is not None:
+                self._encoder.path.unlink(missing_ok=True)
 
 
 def muxer_of(path: Path) -> str:
@@ -353,17 +429,35 @@ def _mend_dts(packets: list[av.Packet[Any]]) -> list[av.Packet[Any]]:
     return packets
 
 
+def _decoding_times(order: Sequence[int], shown: Sequence[int]) -> list[int]:
+    """The dts of pictures whose pts are `order` when decoded and `shown` in the order of time.
+
+    They are the moments shown, as much later as the reordering needs, so that none is decoded after
+    it is shown; H.264 and HEVC encoders do the same.
+    """
+    late = max(place - bisect_left(shown, pts) for place, pts in enumerate(order))
+    before = [shown[0] + shown[place] - shown[late] for place in range(late)]
+    return [*before, *shown[: len(shown) - late]]
+
+
+def _decoding_moment(packet: Any) -> Fraction:
+    time = packet.pts if packet.dts is None else packet.dts
+    return Fraction((time or 0) * packet.time_base)
+
+
 def _add_stream(
     file: av.container.OutputContainer,
     original: av.container.InputContainer,
     track: TrackPlan,
     source: VideoInfo,
     video: VideoFormat,
+    encoded: av.VideoStream | None,
 ) -> Any:  # one of PyAV's stream classes
     template = original.streams[track.stream.index]
     stream: Any
     if track.action == "process":
-        stream = _add_video(file, source, video)
+        add = _add_video if encoded is None else functools.partial(_add_encoded, encoded)
+        stream = add(file, source, video)
         stream.metadata.update(_copy_tags(template.metadata, _STATISTICS_TAGS))
     elif track.stream.cover and file.format.name == "matroska":
         return _attach_cover(file, original, track.stream)
@@ -404,17 +498,35 @@ def _add_video(
     assert isinstance(stream, av.VideoStream)
     context = stream.codec_context
     context.thread_count = video.threads
-    context.colorspace, context.color_range = int(video.color.matrix), int(video.color.range)
-    context.color_primaries, context.color_trc = video.color.primaries, video.color.transfer
     # Packets carry the duration of their frame; else the last one's would be lost.
     context.flags |= Flags.frame_duration
     if video.interlaced:
         context.flags |= Flags.interlaced_dct
+    _describe(stream, source, video)
+    return stream
+
+
+def _add_encoded(
+    encoded: av.VideoStream,
+    file: av.container.OutputContainer,
+    source: VideoInfo,
+    video: VideoFormat,
+) -> av.VideoStream:
+    stream = file.add_stream_from_template(encoded, opaque=True)
+    stream.time_base = source.time_base
+    _describe(stream, source, video)
+    return stream
+
+
+def _describe(stream: av.VideoStream, source: VideoInfo, video: VideoFormat) -> None:
+    """Colours and shape, for the container."""
+    context = stream.codec_context
+    context.colorspace, context.color_range = int(video.color.matrix), int(video.color.range)
+    context.color_primaries, context.color_trc = video.color.primaries, video.color.transfer
     if video.sample_aspect:
         context.sample_aspect_ratio = video.sample_aspect
     if source.display_matrix:
         stream.set_display_matrix(_scaled_matrix(source, video))
-    return stream
 
 
 def _scaled_matrix(source: VideoInfo, video: VideoFormat) -> list[int]:
