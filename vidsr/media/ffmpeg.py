@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 LAST_LINES = 3  # of what ffmpeg said, in an error
 SECONDS_TO_ANSWER = 30  # for a question about an encoder
 SECONDS_TO_DIE = 5  # after its pipe has broken
-PIPED = 1 << 22  # bytes at a time into its pipe
+PIPED = 1 << 20  # bytes at a time into its pipe
 # What uploads frames to a device takes them in these; ffmpeg converts without loss.
 _STANDS_FOR = {"nv12": "yuv420p", "p010le": "yuv420p10le", "nv16": "yuv422p", "nv24": "yuv444p"}
 _ON_A_DEVICE = {"vaapi", "qsv", "cuda", "videotoolbox_vld", "vulkan", "d3d11", "mediacodec"}
@@ -274,7 +274,7 @@ def _planar(names: list[str]) -> list[str]:
     """Our names for what is repacked or uploaded without loss, beside those that are ours."""
     names = [name for name in names if not _MISTAKEN.fullmatch(name)]
     more = [_STANDS_FOR[name] for name in names if name in _STANDS_FOR]
-    if set(names) <= _ON_A_DEVICE:  # a filter of the user's uploads them
+    if names and set(names) <= _ON_A_DEVICE:  # a filter of the user's uploads them
         more = ["yuv420p", "yuv420p10le"]
     return list(dict.fromkeys(names + more))
 
