@@ -6,7 +6,6 @@ Everything heavy is imported inside the commands, so that `vidsr --help` answers
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import sys
@@ -18,12 +17,12 @@ import typer
 from vidsr import __version__
 from vidsr.cli import words
 from vidsr.cli.evaluate import evaluate_app
+from vidsr.cli.models import models_app
 from vidsr.cli.screen import (
     console,
     draw,
     draw_json,
     draw_nothing,
-    print_json,
     print_plan,
     reporting,
 )
@@ -44,6 +43,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(models_app, name="models")
 
 
 @app.command()
@@ -224,39 +224,6 @@ def info(source: words.Source, as_json: words.Json = False) -> None:
         from vidsr.request import Job
 
         print_plan(plan(Job(source=source, overwrite=True), cache_dir=_cache_dir()), as_json)
-
-
-@app.command()
-def models(as_json: words.Json = False) -> None:
-    """List the weights that ship with vidsr, with their measured figures."""
-    with reporting(as_json):
-        from rich.table import Table
-
-        from vidsr.models.card import PERCEPTUAL, shipped_cards
-
-        cards = shipped_cards()
-        if as_json:
-            for card in cards:
-                print_json(dataclasses.asdict(card))
-            return
-        mixed = {card.name.removesuffix(PERCEPTUAL) for card in cards if card.is_twin}
-        figures = "PSNR (bicubic or gray), dB"
-        table = Table("model", "scale", "fidelity", "network", figures, box=None)
-        for card in cards:
-            measured = [_measured_words(*item) for item in card.measured.items()]
-            name = f"  {card.name}" if card.is_twin else card.name  # below its model
-            share = f"{card.fidelity:g}" if card.name in mixed else ""
-            scale = "color" if card.task == "colorize" else f"x{card.scale}"
-            table.add_row(name, scale, share, card.summary, "  ".join(measured))
-        console.print(table)
-
-
-def _measured_words(name: str, figures: dict[str, float]) -> str:
-    """One measurement of a card beside what costs nothing: of luma, or of all three channels."""
-    ours, free = ("psnr_y", "bicubic_psnr_y")
-    if ours not in figures:
-        ours, free = ("psnr_rgb", "gray_psnr_rgb")
-    return f"{name} {figures[ours]:.2f} ({figures[free]:.2f})"
 
 
 @app.command()
