@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SHARED ?= ../shared
 
-.PHONY: demo test check format clips bench clean
+.PHONY: demo test check format clips fuzz bench clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,10 @@ format: $(VENV)/installed-test
 # Every real and awkward clip, whole, with the real network: minutes, so not part of `check`.
 clips: $(VENV)/installed-test
 	$(BIN)/python benchmarks/clips.py $(SHARED)/clips
+
+# Two thousand damaged files through every reader; two hundred are part of `check`.
+fuzz: $(VENV)/installed-test
+	$(BIN)/python tests/fuzz.py --mutants 2000
 
 bench: $(VENV)/installed-test
 	$(BIN)/python benchmarks/pipeline.py $(SHARED)/clips/real

@@ -31,6 +31,7 @@ COMMANDS = [
     ["colorize"],
     ["info"],
     ["models"],
+    ["models", "pull"],
     ["demo"],
     ["train"],
     ["train", "upscale"],

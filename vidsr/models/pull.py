@@ -204,7 +204,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def __init__(self, source: Source) -> None:
         self.source = source
 
-    def redirect_request(  # noqa: PLR0917 - the library's own signature
+    def redirect_request(
         self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         try:
