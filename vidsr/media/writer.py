@@ -107,12 +107,14 @@ class VideoWriter:
         self._encoder: FfmpegEncoder | None = None
         with translated(path, "opening the output"):
             self._part = part_of(path)
-            encoded = part_of(path.with_name(f"{path.stem}.encoded.nut"))
         if video.ffmpeg is None:
             self._open(None)
         else:
             self._encoder = FfmpegEncoder(
-                encoded, video=video, time_base=source.time_base, frame_rate=source.frame_rate
+                self._part.with_suffix(".nut"),
+                video=video,
+                time_base=source.time_base,
+                frame_rate=source.frame_rate,
             )
 
     def __enter__(self) -> Self:
