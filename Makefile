@@ -7,6 +7,7 @@ SHARED ?= ../shared
 
 .PHONY: demo test check format clips resume-check bench clean
 .PHONY: demo test check format clips bench large clean
+.PHONY: demo test check format clips fuzz bench clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +43,9 @@ clips: $(VENV)/installed-test
 # Every clip again: killed three times, gone on with, and held against a run that was not killed.
 resume-check: $(VENV)/installed-test
 	$(BIN)/python benchmarks/resume.py $(SHARED)/clips
+# Two thousand damaged files through every reader; two hundred are part of `check`.
+fuzz: $(VENV)/installed-test
+	$(BIN)/python tests/fuzz.py --mutants 2000
 
 bench: $(VENV)/installed-test
 	$(BIN)/python benchmarks/pipeline.py $(SHARED)/clips/real

@@ -50,7 +50,7 @@ def ship_family(monkeypatch: pytest.MonkeyPatch, folder: Path, *scales: int) -> 
     for scale in scales:
         tiny_model(folder, f"fast-x{scale}", scale=scale)
     monkeypatch.setattr(card, "weights_dir", lambda: folder)
-    monkeypatch.setattr(load, "weights_dir", lambda: folder)
+    monkeypatch.setattr(card, "pulled_dir", lambda: folder / "pulled")
     return folder
 
 

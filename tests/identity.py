@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 
@@ -13,6 +15,7 @@ from vidsr.frame import Frame
 from vidsr.media.encoders import EncoderRequest, choose_format
 from vidsr.media.probe import VideoInfo, probe
 from vidsr.media.reader import ReadReport, Trim, VideoReader
+from vidsr.media.segments import FfmpegSegment, headers_of, joined, write_joined
 from vidsr.media.writer import TrackPlan, VideoWriter, WriteReport
 
 FAST = EncoderRequest(preset="ultrafast", threads=1)
@@ -52,13 +55,34 @@ def pass_through(
     )
     copied = tuple(index for index, action in actions.items() if action in {"copy", "convert"})
     reader = VideoReader(info, copied=copied, threads=1, trim=trim)
-    with VideoWriter(
-        path, source=info, video=video, tracks=tracks, start=trim.start, end=trim.end
-    ) as writer:
+    output = {"source": info, "video": video, "tracks": tracks}
+    output |= {"start": trim.start, "end": trim.end}
+    if video.ffmpeg is not None:
+        return by_program(reader, path, scale, output)
+    with VideoWriter(path, **output) as writer:
         for item in reader:
             writer.write(enlarged(item, scale) if isinstance(item, Frame) else item)
         written = writer.finish()
     return Passage(reader.report, written)
+
+
+def by_program(reader: VideoReader, path: Path, scale: int, output: dict[str, Any]) -> Passage:
+    """The same where a system ffmpeg encodes: one segment, then joined with the other streams."""
+    info, video = output["source"], output["video"]
+    with tempfile.TemporaryDirectory() as folder:
+        packets = Path(folder) / "0.packets"
+        segment = FfmpegSegment(packets, destination=path, source=info, video=video)
+        try:
+            for item in reader:
+                if isinstance(item, Frame):
+                    segment.write(enlarged(item, scale))
+            segment.finish()
+        finally:
+            segment.abandon()
+        others = VideoReader(info, copied=reader.copied, threads=1, trim=reader.trim)
+        with VideoWriter(path, encoded=headers_of(Path(folder)), **output) as writer:
+            write_joined(writer, joined([packets], info.time_base), others.copies())
+            return Passage(reader.report, writer.finish())
 
 
 def enlarged(frame: Frame, scale: int) -> Frame:

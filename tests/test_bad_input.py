@@ -314,6 +314,7 @@ def test_a_device_that_is_not_here(refused: Callable[..., str], make_clip: ClipM
     ("words", "said"),
     [
         (["--encoder", "libx246"], "no encoder 'libx246' here; did you mean libx265?"),
+        (["--ffmpeg", "ffmpeg-of-nobody"], "--ffmpeg ffmpeg-of-nobody: no such program"),
         (["--encoder", "aac"], "aac does not encode video"),
         (["--enc", "shine=1"], "libx264 knows no option shine"),
         (["--enc", "crf=bright"], "libx264 cannot be opened with"),

@@ -34,6 +34,7 @@ COMMANDS = [
     ["info"],
     ["verify"],
     ["models"],
+    ["models", "pull"],
     ["demo"],
     ["train"],
     ["train", "upscale"],

@@ -66,8 +66,8 @@ def test_an_output_that_misses_only_what_its_container_cannot_hold_is_good(
             if packet.size:
                 packet.stream = streams[packet.stream_index]
                 file.mux(packet)
-    pass_through(named, tmp_path / "out.mp4")
-    result = vidsr_command("verify", named, tmp_path / "out.mp4")
+    pass_through(named, tmp_path / "out.ts")
+    result = vidsr_command("verify", named, tmp_path / "out.ts")
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-2] == "dropped or changed:"
     assert "title Comments, written as title none" in result.stdout.splitlines()[-1]

@@ -72,7 +72,7 @@ def test_tiles_in_batches_equal_the_whole_picture(network, size, batch):
     stage = upscale_of(network, batch=batch)
     output = stage(picture)
     assert tuple(output.shape[-2:]) == stage.output_size(*size)
-    assert stage.faulty is None
+    assert not bool(stage.faulty)
     torch.testing.assert_close(output, network(picture), rtol=0, atol=ORDER)
 
 
@@ -200,6 +200,16 @@ def test_a_finite_half_precision_picture_is_not_flagged():
     assert not bool(stage.faulty)
 
 
+def test_fp32_is_not_trusted_to_be_finite():
+    stage = fake_upscale(dtype=torch.float32)
+    picture = torch.rand(1, 3, 40, 60)
+    picture[..., 5, 50] = torch.nan
+    stage(picture)
+    assert bool(stage.faulty)
+    with pytest.raises(ModelError, match="not finite even in fp32"):
+        stage.redo(picture)
+
+
 def test_redo_of_a_finite_picture_gives_the_same_bits():
     picture = torch.rand(1, 3, 40, 60) * 0.9
     stage = fake_upscale(dtype=torch.float16)
@@ -320,7 +330,7 @@ def test_every_stage_keeps_its_contract(network, memory_format):
         assert output.shape == (1, 3, *stage.output_size(21, 34))
         assert output.dtype == torch.float32
         assert stage.keeps_luma is False
-        assert stage.faulty is None
+        assert not bool(stage.faulty)
         stage.reset()
         assert torch.equal(stage.redo(picture), output)
 

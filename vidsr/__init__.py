@@ -15,7 +15,7 @@ The map of rooms, from the top floor down; imports go down only:
     media        files and colour    | engines  a network on a device
     models       networks and cards  | tiling   cut into tiles, blend them back
     lab          sRGB <-> CIE L*a*b* | motion   optical flow and cuts
-    frame        Frame, ColorSpec, PixelLayout
+    frame        Frame, ColorSpec, PixelLayout   | files    outputs appear whole, by rename
     errors       everything that can go wrong, with its exit code
 
     import vidsr
@@ -27,7 +27,7 @@ Importing vidsr loads nothing heavy; the first use of a name does.
 Note [Libraries]
 ~~~~~~~~~~~~~~~~
 What is not super-resolution is left to well-kept libraries, each behind one door: PyAV for codecs
-and containers (media), ffmpeg-python for a system ffmpeg (media, in a later version), Pillow for
+and containers (media), ffmpeg-python for a system ffmpeg (media/ffmpeg), Pillow for
 stills (media/images, and what reads training pictures), safetensors for weights (models, training),
 typer and rich for the command line, scikit-image for SSIM and CIEDE2000 (evaluation) and matplotlib
 for plots (evaluation, training), both in the extra `train`.

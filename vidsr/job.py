@@ -7,6 +7,7 @@ first frame, and the place where everything can fail cheaply. `run` does it and 
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -33,7 +34,14 @@ from vidsr.media.encoders import (
 )
 from vidsr.media.probe import VideoInfo, probe
 from vidsr.media.reader import ReadReport, Trim, VideoReader
-from vidsr.media.segments import LibavSegment, joined, write_joined
+from vidsr.media.segments import (
+    FfmpegSegment,
+    LibavSegment,
+    SegmentEncoder,
+    headers_of,
+    joined,
+    write_joined,
+)
 from vidsr.media.sequence import (
     AnimationWriter,
     SequenceWriter,
@@ -195,8 +203,12 @@ def _in_segments(plan: Plan) -> Plan:
     """The same plan for a run in segments, if it is long enough; see Note [Resume]."""
     frames = segment_frames(plan.engine, plan.color, (plan.info.width, plan.info.height))
     short = 0 < plan.frames_expected <= frames  # 0: the header does not say
-    pictures = _is_film(plan.info.path) or writes_pictures(plan.destination, plan.info)
-    if short or pictures or not plan.job.resume:
+    whole = short or not plan.job.resume
+    if writes_pictures(plan.destination, plan.info):
+        return plan
+    if plan.video.ffmpeg is not None:  # what a program encodes comes in files in any case
+        frames = sys.maxsize if whole else frames
+    elif whole or _is_film(plan.job.source):
         return plan
     return replace(plan, segment_frames=frames, disk_bytes=2 * plan.disk_bytes)
 
@@ -284,8 +296,10 @@ def _encode_segments(
         begin=manifest.segments[-1].next if manifest.segments else None,
     )
 
-    def encoder(path: Path) -> LibavSegment:
-        return LibavSegment(path, destination=plan.destination, source=plan.info, video=plan.video)
+    kind = LibavSegment if plan.video.ffmpeg is None else FfmpegSegment
+
+    def encoder(path: Path) -> SegmentEncoder:
+        return kind(path, destination=plan.destination, source=plan.info, video=plan.video)
 
     with SegmentWriter(
         place,
@@ -307,8 +321,9 @@ def _encode_segments(
 def _join(plan: Plan, place: Workplace, manifest: Manifest) -> tuple[ReadReport, WriteReport]:
     """Write the output from its segments and one more pass over the other streams."""
     reader = VideoReader(plan.info, copied=_copied(plan), trim=plan.job.trim)
-    with _open_output(plan) as writer:
-        if hash_of(writer.extradata) != manifest.segments[0].headers:
+    encoded = None if plan.video.ffmpeg is None else headers_of(place.folder)
+    with _open_output(plan, encoded) as writer:
+        if encoded is None and hash_of(writer.extradata) != manifest.segments[0].headers:
             raise VerificationError(
                 f"{plan.destination}: the segments have other headers than the file; --no-resume "
                 "writes in one go"
@@ -334,7 +349,7 @@ def _added(decoded: ReadReport, copied: ReadReport) -> ReadReport:
     )
 
 
-def _open_output(plan: Plan) -> VideoWriter:
+def _open_output(plan: Plan, encoded: Path | None = None) -> VideoWriter:
     return VideoWriter(
         plan.destination,
         source=plan.info,
@@ -342,6 +357,7 @@ def _open_output(plan: Plan) -> VideoWriter:
         tracks=plan.tracks,
         start=plan.job.trim.start,
         end=plan.job.trim.end,
+        encoded=encoded,
     )
 
 
@@ -377,6 +393,10 @@ def _look(job: Job) -> tuple[VideoInfo, list[str]]:
             f"--rate is for numbered pictures, such as frames/%06d.png; {job.source} has its own"
         )
     if _is_film(job.source):
+        if job.encoder.ffmpeg is not None:
+            raise RequestError(
+                f"--ffmpeg takes no pictures such as {job.source}; make a video of them first"
+            )
         return probe_pictures(job.source, job.rate), []
     return decide_deinterlacing(probe(job.source), job.deinterlace)
 

@@ -140,7 +140,7 @@ class Chain:
 
     @torch.inference_mode()
     def run(self, planes: list[Tensor], out: list[Tensor], faulty: Tensor) -> None:
-        """Compute one frame; `faulty` is set where a half-precision tile was not finite."""
+        """Compute one frame; `faulty` is set where a tile was not finite."""
         rgb = self.source.to_rgb(planes)
         faulty.zero_()
         for stage in self.stages:

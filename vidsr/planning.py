@@ -203,9 +203,8 @@ def _into_pictures(stream: StreamInfo, info: VideoInfo) -> TrackPlan:
 
 def _holdable(suffix: str, info: VideoInfo, video: VideoFormat) -> frozenset[int]:
     """Indices of the streams that a container takes; none if not the processed one."""
-    held = {
-        stream.index for stream in info.streams if can_hold(suffix, info, stream, video.encoder)
-    }
+    codec = video.codec or video.encoder
+    held = {stream.index for stream in info.streams if can_hold(suffix, info, stream, codec)}
     return frozenset(held) if info.video in held else frozenset()
 
 

@@ -38,12 +38,12 @@ from typing import IO, Any, Self
 
 from vidsr import __version__
 from vidsr.errors import MediaError, RequestError, VerificationError
+from vidsr.files import flush_to_disk
 from vidsr.frame import Frame
 from vidsr.media.boundaries import Boundary, SegmentReader
 from vidsr.media.encoders import VideoFormat
 from vidsr.media.reader import ReadReport
 from vidsr.media.segments import SegmentEncoder, is_whole, settle
-from vidsr.media.writer import flush_to_disk
 from vidsr.models.load import Weights
 from vidsr.networks import ColorPlan, EnginePlan
 from vidsr.request import Job

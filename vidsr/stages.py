@@ -116,8 +116,7 @@ class Upscale:
 
     def __call__(self, rgb: Tensor) -> Tensor:
         """See `Stage`."""
-        check = self._note if self._engine.dtype != torch.float32 else _trust
-        output, faults = self._enlarge(rgb, check)
+        output, faults = self._enlarge(rgb, self._note)
         self.faulty = faults.any() if faults is not None else None
         return output
 
@@ -155,11 +154,10 @@ class Upscale:
     def _bands_from(self, first: int, rgb: Tensor) -> Iterator[Tensor]:
         """The bands below the first rows, which were given out before memory ran out."""
         fit = self._fit_for(rgb.shape[-2], rgb.shape[-1])
-        check = self._mend if self._engine.dtype != torch.float32 else _trust
         faults: list[Tensor] = []
         top = 0
         with device_errors(self._engine.device):
-            for band in fit.blend.bands(_outputs(fit, rgb, check, faults)):
+            for band in fit.blend.bands(_outputs(fit, rgb, self._mend, faults)):
                 if top + band.shape[-2] > first:
                     whole = _with_excess(band, rgb, self.scale, first=top // self.scale)
                     yield whole[:, :, max(first - top, 0) :]
@@ -248,11 +246,6 @@ def _outputs(fit: _Fit, rgb: Tensor, check: Check, faults: list[Tensor]) -> Iter
         if fault is not None:
             faults.append(fault)
         yield output
-
-
-def _trust(_tiles: Tensor, output: Tensor) -> tuple[Tensor, None]:
-    """The check of fp32, which does not overflow."""
-    return output, None
 
 
 def _not_finite(tiles: Tensor) -> Tensor:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import http.server
+import os
+import threading
 from pathlib import Path
 
 import av
@@ -14,6 +17,7 @@ import pytest
 from vidsr.errors import MediaError, RequestError
 from vidsr.frame import PixelLayout
 from vidsr.media.door import layout_of, open_input, picture_of, planar_name, planes_of, translated
+from vidsr.media.probe import probe
 
 LAYOUTS = {
     "yuv420p": PixelLayout("yuv", 8, (1, 1)),
@@ -253,3 +257,52 @@ def test_tags_that_are_not_utf8_are_read_as_latin_1(make_clip):
     path.write_bytes(tagged.replace(b"Cafe~", "Cafés".encode("latin-1")))
     with open_input(path) as file:
         assert file.metadata["title"] == "Cafés"
+
+
+@pytest.fixture
+def server():
+    """A web server on this machine: its address, and the list of what it was asked for."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as web:
+        thread = threading.Thread(target=web.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{web.server_port}", asked
+        web.shutdown()
+        thread.join()
+
+
+PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n"
+CONCAT = "ffconcat version 1.0\nfile '{}'\n"
+DASH = """<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period>
+<AdaptationSet mimeType="video/mp4"><Representation id="1" bandwidth="1"><BaseURL>{0}</BaseURL>
+<SegmentBase/></Representation></AdaptationSet></Period></MPD>"""
+
+
+@pytest.mark.parametrize("name", ["list.m3u8", "list.ffconcat", "list.mp4", "list.mpd", "list.mkv"])
+@pytest.mark.parametrize("text", [PLAYLIST, CONCAT, DASH], ids=["hls", "concat", "dash"])
+def test_a_playlist_opens_neither_the_network_nor_another_file(
+    make_clip, server, tmp_path, name, text
+):
+    address, asked = server
+    clip = make_clip("clip.ts")  # a good file, so that to open it would succeed
+    path = tmp_path / name
+    for target in (f"{address}/a.ts", clip.name, str(clip), f"file:{clip}", "fd:", "/etc/passwd"):
+        path.write_text(text.format(target))
+        with pytest.raises(MediaError, match=name):
+            probe(path)
+    assert asked == []
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(MediaError, match=r"pipe.mp4 is a pipe or a device"):
+        probe(tmp_path / "pipe.mp4")

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from vidsr.errors import MediaError, RequestError
-from vidsr.media import images
 from vidsr.media.images import Still, is_picture, read, write
 
 LOSSLESS = (".png", ".tiff", ".bmp")
@@ -381,7 +380,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path, monkeypa
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(images.os, "fsync", full)
+    monkeypatch.setattr("vidsr.files.os.fsync", full)
     with pytest.raises(MediaError, match="No space left"):
         write(tmp_path / "a.png", Still(rgb=noise(4, 4, 3)))
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
@@ -392,7 +391,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(images.os, "fsync", interrupt)
+    monkeypatch.setattr("vidsr.files.os.fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "a.png", everything())
     assert list(tmp_path.iterdir()) == []

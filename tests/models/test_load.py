@@ -1,5 +1,6 @@
 import dataclasses
 import pickle
+import struct
 from contextlib import suppress
 from pathlib import Path
 
@@ -330,10 +331,37 @@ def test_shipped_models_are_resolved_by_name(tmp_path, monkeypatch):
     path = save_safe(NETWORKS["srgan"].state_dict(), tmp_path / "good.pth")
     describe(path).write(tmp_path / "good.json")
     monkeypatch.setattr(card_module, "weights_dir", lambda: tmp_path)
-    monkeypatch.setattr("vidsr.models.load.weights_dir", lambda: tmp_path)
     card, found = resolve("good")
     assert isinstance(card, ModelCard)
     assert found == path
     assert build(card).options == NETWORKS["srgan"].options
     with pytest.raises(ModelError, match="did you mean good"):
         resolve("goood")
+
+
+def header(text, length=None):
+    """A safetensors file of this header: its length in eight bytes, then JSON."""
+    return struct.pack("<Q", len(text) if length is None else length) + text.encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header("{}", 2**63),
+        header("{}", 2**40),
+        header('{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,8]}}'),
+        header('{"a":{"dtype":"F32","shape":[99999999999],"data_offsets":[0,399999999996]}}'),
+        header('{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}') + bytes(4),
+        header('{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}}') + bytes(4),
+        header('{"a":{"dtype":"X9","shape":[1],"data_offsets":[0,4]}}') + bytes(4),
+        header("[" * 100_000),
+        header('{"a":' * 50_000),
+        header('{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}') + bytes(4),
+    ],
+    ids=range(10),
+)
+def test_absurd_headers_are_refused_before_memory_is_taken(tmp_path, content):
+    path = tmp_path / "absurd.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"absurd.safetensors"):
+        describe(path)

@@ -6,7 +6,6 @@ Everything heavy is imported inside the commands, so that `vidsr --help` answers
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import sys
@@ -18,6 +17,7 @@ import typer
 from vidsr import __version__
 from vidsr.cli import words
 from vidsr.cli.evaluate import evaluate_app
+from vidsr.cli.models import models_app
 from vidsr.cli.screen import (
     console,
     draw,
@@ -27,7 +27,6 @@ from vidsr.cli.screen import (
     draw_nothing,
     keeping,
     print_checks,
-    print_json,
     print_plan,
     print_summary,
     reporting,
@@ -51,6 +50,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(models_app, name="models")
 
 
 @app.command()
@@ -76,6 +76,7 @@ def upscale(
     preset: words.Preset = None,
     enc: words.EncoderOptions = None,
     pix_fmt: words.PixFmt = None,
+    ffmpeg: words.FfmpegProgram = None,
     start: words.Start = None,
     end: words.End = None,
     deinterlace: words.Deinterlace = words.DeinterlaceWord.frame,
@@ -115,7 +116,9 @@ def upscale(
                 model, device, precision.value, words.parse_tile(tile), overlap, threads, fidelity
             ),
             color=_wanted_color(color, colored),
-            encoder=EncoderRequest(encoder, crf, preset, words.parse_pairs(enc or []), pix_fmt),
+            encoder=EncoderRequest(
+                encoder, crf, preset, words.parse_pairs(enc or []), pix_fmt, ffmpeg=ffmpeg
+            ),
             trim=Trim(words.parse_time(start), words.parse_time(end)),
             deinterlace=deinterlace.value,
             overwrite=overwrite,
@@ -146,6 +149,7 @@ def colorize(
     preset: words.Preset = None,
     enc: words.EncoderOptions = None,
     pix_fmt: words.PixFmt = None,
+    ffmpeg: words.FfmpegProgram = None,
     start: words.Start = None,
     end: words.End = None,
     deinterlace: words.Deinterlace = words.DeinterlaceWord.frame,
@@ -177,7 +181,9 @@ def colorize(
             size=None,
             engine=EngineRequest(device=device, threads=threads),
             color=color or ColorRequest(),
-            encoder=EncoderRequest(encoder, crf, preset, words.parse_pairs(enc or []), pix_fmt),
+            encoder=EncoderRequest(
+                encoder, crf, preset, words.parse_pairs(enc or []), pix_fmt, ffmpeg=ffmpeg
+            ),
             trim=Trim(words.parse_time(start), words.parse_time(end)),
             deinterlace=deinterlace.value,
             overwrite=overwrite,
@@ -376,39 +382,6 @@ def verify(
         failed = [check.what for check in checks if check.failed]
         if failed:
             raise VerificationError(f"{written} is not what {source} promises: {', '.join(failed)}")
-
-
-@app.command()
-def models(as_json: words.Json = False) -> None:
-    """List the weights that ship with vidsr, with their measured figures."""
-    with reporting(as_json):
-        from rich.table import Table
-
-        from vidsr.models.card import PERCEPTUAL, shipped_cards
-
-        cards = shipped_cards()
-        if as_json:
-            for card in cards:
-                print_json(dataclasses.asdict(card))
-            return
-        mixed = {card.name.removesuffix(PERCEPTUAL) for card in cards if card.is_twin}
-        figures = "PSNR (bicubic or gray), dB"
-        table = Table("model", "scale", "fidelity", "network", figures, box=None)
-        for card in cards:
-            measured = [_measured_words(*item) for item in card.measured.items()]
-            name = f"  {card.name}" if card.is_twin else card.name  # below its model
-            share = f"{card.fidelity:g}" if card.name in mixed else ""
-            scale = "color" if card.task == "colorize" else f"x{card.scale}"
-            table.add_row(name, scale, share, card.summary, "  ".join(measured))
-        console.print(table)
-
-
-def _measured_words(name: str, figures: dict[str, float]) -> str:
-    """One measurement of a card beside what costs nothing: of luma, or of all three channels."""
-    ours, free = ("psnr_y", "bicubic_psnr_y")
-    if ours not in figures:
-        ours, free = ("psnr_rgb", "gray_psnr_rgb")
-    return f"{name} {figures[ours]:.2f} ({figures[free]:.2f})"
 
 
 @app.command()

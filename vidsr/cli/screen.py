@@ -359,6 +359,7 @@ def _video_facts(planned: Plan) -> dict[str, Any]:
         "picture": _picture_words(info),
         "streams": streams,
         "output": f"{planned.destination}: {video.width}x{video.height}, {video.encoder} "
+        f"{f'by {video.ffmpeg} ' if video.ffmpeg else ''}"
         + " ".join(f"{key}={value}" for key, value in video.options.items()),
         **_engine_facts(planned),
         "estimates": f"memory {planned.memory_bytes / 1e6:.0f} MB, of which the network "

@@ -84,6 +84,14 @@ Preset = Annotated[str | None, typer.Option(help="Speed, by the encoder's names.
 EncoderOptions = Annotated[
     list[str] | None, typer.Option(help="Any option of the encoder.", metavar="KEY=VALUE")
 ]
+FfmpegProgram = Annotated[
+    str | None,
+    typer.Option(
+        "--ffmpeg",
+        help="Encode with an ffmpeg of yours, by path; `ffmpeg` takes the one in the search path.",
+        metavar="PROGRAM",
+    ),
+]
 PixFmt = Annotated[str | None, typer.Option(help="FFmpeg's name, such as yuv444p.")]
 Start = Annotated[str | None, typer.Option(help="Where to begin: seconds or [H:]M:S.")]
 End = Annotated[str | None, typer.Option(help="Where to stop: seconds or [H:]M:S.")]

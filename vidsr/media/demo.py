@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidsr.errors import MediaError
+from vidsr.files import put_in_place
 
 if TYPE_CHECKING:
     from av import AudioFrame, VideoFrame
@@ -84,9 +85,13 @@ def draw_demo_clip(
     """
     import av
 
+    from vidsr.media.door import output_name
+
     part = path.with_name(f".{path.name}.part")
     try:
-        with av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as output:
+        with av.open(
+            output_name(part), "w", format="mp4", options={"movflags": "+faststart"}
+        ) as output:
             output.metadata["title"] = "vidsr demo"
             video = _video_stream(output, (width, height), fps)
             audio = output.add_stream("aac", rate=SAMPLE_RATE, layout="stereo", bit_rate=96_000)
@@ -95,7 +100,7 @@ def draw_demo_clip(
             output.mux(video.encode(None))
             output.mux(audio.encode(_sound(seconds)))
             output.mux(audio.encode(None))
-        part.replace(path)
+        put_in_place(part, path)
     except (av.FFmpegError, OSError) as exc:
         raise MediaError(f"{path}: the demo clip cannot be written ({exc.strerror})") from exc
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -39,14 +40,26 @@ def open_input(path: Path) -> av.container.InputContainer:
     Raises:
         av.error.FFmpegError: it cannot be opened; see `translated`.
     """
+    # FFmpeg gets an open handle, and no other protocol: so no name is taken for an address, and no
+    # playlist, from wherever it came, opens another file or a connection.
+    handle = os.open(path, os.O_RDONLY)
+    options = {"fd": str(handle), "protocol_whitelist": "fd", **_LIMITS}
     try:
-        container = av.open(str(path), options=_LIMITS)
+        container = av.open("fd:", options=options)
     except UnicodeDecodeError:
-        container = av.open(str(path), options=_LIMITS, metadata_encoding="latin-1")
+        os.lseek(handle, 0, os.SEEK_SET)
+        container = av.open("fd:", options=options, metadata_encoding="latin-1")
+    finally:
+        os.close(handle)  # FFmpeg has its own copy
     for stream in container.streams.video:
         if stream.codec_context is not None:
             stream.codec_context.options = dict(_LIMITS)
     return container
+
+
+def output_name(path: Path) -> str:
+    """What FFmpeg is to be told, so that it takes any file's name for a file's name."""
+    return f"file:{path}"
 
 
 def layout_of(pix_fmt: av.VideoFormat) -> PixelLayout:

@@ -12,6 +12,7 @@ import av.error
 
 from vidsr.errors import RequestError
 from vidsr.frame import ColorSpec, Matrix, PixelLayout, Range, Siting
+from vidsr.media import ffmpeg
 from vidsr.media.door import planar_name
 from vidsr.media.hdr import hdr_options
 from vidsr.media.probe import VideoInfo
@@ -27,6 +28,7 @@ class EncoderRequest:
     options: dict[str, str] = field(default_factory=dict)  # passed through as they are
     pix_fmt: str | None = None
     threads: int = 0
+    ffmpeg: str | None = None  # a program, by path or name, that encodes; None: FFmpeg's libraries
 
 
 def unused(request: EncoderRequest) -> list[str]:
@@ -56,6 +58,8 @@ class VideoFormat:
     threads: int = 0  # of the encoder; 0 lets it choose
     interlaced: bool = False
     packed: bool = False  # ffv1 takes 8-bit RGB only as bgr0 or bgra
+    ffmpeg: str | None = None  # path of the program that encodes, if it is not FFmpeg's libraries
+    codec: str | None = None  # FFmpeg's name of what comes out, such as "hevc"
 
     @property
     def pix_fmt(self) -> str:
@@ -116,7 +120,8 @@ def choose_format(
     deep = source.layout.depth > 8 and min(size) >= _TRAITS["libx265"].smallest_side
     encoder = request.encoder or ("libx265" if deep else "libx264")
     traits = _TRAITS.get(encoder, _Traits())
-    names = _pixel_formats(encoder)
+    program = None if request.ffmpeg is None else ffmpeg.find(request.ffmpeg)
+    names = ffmpeg.pixel_formats(program, encoder) if program else _pixel_formats(encoder)
     layout, notes = (
         (_asked_layout(request.pix_fmt, encoder, names), [])
         if request.pix_fmt
@@ -151,9 +156,10 @@ def choose_format(
         threads=request.threads,
         interlaced=source.interlaced and encoder == "libx264",
         packed=bool(names) and planar_name(layout) not in names,
+        ffmpeg=program,
     )
-    _try_open(chosen)
-    return chosen, notes
+    codec = ffmpeg.try_encoder(chosen) if program else _try_open(chosen)
+    return replace(chosen, codec=codec), notes
 
 
 def siting_if_unsaid(color: ColorSpec) -> Siting:
@@ -305,8 +311,11 @@ def _merge(options: dict[str, str], more: dict[str, str]) -> dict[str, str]:
     return {**options, **more, **joined}
 
 
-def _try_open(video: VideoFormat) -> None:
+def _try_open(video: VideoFormat) -> str:
     """Open the encoder once for nothing, so that what it refuses is known before the first frame.
+
+    Returns:
+        FFmpeg's name of the codec.
 
     Raises:
         RequestError: it cannot run here, or refuses or does not know an option.
@@ -327,6 +336,7 @@ def _try_open(video: VideoFormat) -> None:
         ) from exc
     if unknown := sorted(context.options):
         raise RequestError(f"{video.encoder} knows no option {', '.join(unknown)}")
+    return context.codec.canonical_name
 
 
 @dataclass(frozen=True)

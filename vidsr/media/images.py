@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-import os
 import shutil
 import struct
 import tempfile
@@ -37,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidsr.errors import MediaError, RequestError
+from vidsr.files import part_of, put_in_place
 from vidsr.media.door import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -602,20 +602,18 @@ def _whole(path: Path) -> Iterator[IO[bytes]]:
     """A file under a temporary name beside `path`, renamed to it only if nothing fails."""
     if not path.parent.is_dir():
         raise MediaError(f"{path}: there is no directory {path.parent}; create it first")
-    part = path.with_name(f".{path.name}.part")
     try:
         with _writing(path):
+            part = part_of(path)
             file = part.open("wb")
-        with file:
-            yield file
+        with contextlib.ExitStack() as stack:
+            stack.callback(part.unlink, missing_ok=True)
+            with file:
+                yield file
             with _writing(path):
-                file.flush()
-                os.fsync(file.fileno())
-        with _writing(path):
-            part.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+                put_in_place(part, path)
+    except _BROKEN as exc:
+        raise MediaError(f"{path}: the picture cannot be written ({exc})") from exc
 
 
 @contextlib.contextmanager

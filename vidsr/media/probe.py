@@ -162,18 +162,20 @@ def check_readable(path: Path) -> None:
     """Refuse what is no file before FFmpeg is asked.
 
     Raises:
-        MediaError: missing, a directory, empty or not readable.
+        MediaError: missing, a directory, a pipe or device, empty or not readable.
     """
     if not path.exists():
         raise MediaError(f"{path}: no such file")
     if path.is_dir():
         raise MediaError(f"{path} is a directory; name a file in it")
+    if not path.is_file():
+        raise MediaError(f"{path} is a pipe or a device; copy its content to a file first")
     try:
         with path.open("rb") as file:
             first = file.read(1)
     except OSError as exc:
         raise MediaError(f"{path}: cannot be read ({exc.strerror})") from exc
-    if not first and path.is_file():
+    if not first:
         raise MediaError(f"{path} is empty")
 
 

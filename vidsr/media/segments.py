@@ -35,11 +35,13 @@ import av
 import av.error
 
 from vidsr.errors import MediaError, VerificationError
+from vidsr.files import flush_to_disk
 from vidsr.frame import Frame, Packet
-from vidsr.media.door import translated
+from vidsr.media.door import open_input, translated
 from vidsr.media.encoders import VideoFormat
+from vidsr.media.ffmpeg import FfmpegEncoder
 from vidsr.media.probe import VideoInfo
-from vidsr.media.writer import Pictures, VideoWriter, add_video, flush_to_disk, muxer_of
+from vidsr.media.writer import Pictures, VideoWriter, add_video, muxer_of
 
 
 class SegmentEncoder(Protocol):
@@ -121,6 +123,67 @@ class LibavSegment:
             self._file.add(
                 Coded(pts, self._durations.get(pts, 0), packet.is_keyframe, bytes(packet))
             )
+
+
+class FfmpegSegment:
+    """A `SegmentEncoder` by a system ffmpeg; the first one leaves `headers_of` its folder."""
+
+    def __init__(
+        self, path: Path, *, destination: Path, source: VideoInfo, video: VideoFormat
+    ) -> None:
+        """Start the program; see `LibavSegment`."""
+        self._destination = destination
+        self._tick = source.time_base
+        self._durations: dict[int, int] = {}  # pts -> duration of each frame given
+        self._headers = headers_of(path.parent)
+        with translated(destination, "opening the output"):
+            self._file = PacketFile(path)
+        try:
+            self._encoder = FfmpegEncoder(
+                path.with_name(f"{path.name}.nut.part"),
+                video=video,
+                time_base=source.time_base,
+                frame_rate=source.frame_rate,
+            )
+        except MediaError:
+            self._file.abandon()
+            raise
+
+    def write(self, frame: Frame) -> None:
+        """See `SegmentEncoder`."""
+        self._durations[frame.pts] = frame.duration
+        self._encoder.write(frame)
+
+    def finish(self) -> bytes:
+        """See `SegmentEncoder`; `FfmpegEncoder.finish` holds every pts against what was given."""
+        written = self._encoder.finish()
+        with translated(self._destination, "finishing a segment"):
+            with open_input(written) as container:
+                extradata = container.streams.video[0].codec_context.extradata or b""
+                for packet in container.demux(0):
+                    if packet.size:
+                        self._add(packet)
+            self._file.finish()
+            if self._headers.exists():
+                written.unlink()
+            else:
+                written.replace(self._headers)
+        self._encoder.close()
+        return extradata
+
+    def abandon(self) -> None:
+        """See `SegmentEncoder`."""
+        self._encoder.close()
+        self._file.abandon()
+
+    def _add(self, packet: av.Packet[Any]) -> None:
+        pts = int((packet.pts or 0) * packet.time_base / self._tick) - self._encoder.delay
+        self._file.add(Coded(pts, self._durations.get(pts, 0), packet.is_keyframe, bytes(packet)))
+
+
+def headers_of(folder: Path) -> Path:
+    """Where the segments of another program's encoder have a file with its stream's headers."""
+    return folder / "headers.packets"
 
 
 # ---------------------------------------------------------------- files of packets

@@ -11,8 +11,8 @@ the file renamed to its final name; anything else is a `VerificationError` and l
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
-import os
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -27,8 +27,16 @@ import av.error
 from av.codec.context import Flags
 
 from vidsr.errors import MediaError, RequestError, VerificationError
+from vidsr.files import part_of, put_in_place
 from vidsr.frame import Frame, Packet
-from vidsr.media.door import Filter, open_input, picture_of, repacked, translated
+from vidsr.media.door import (
+    Filter,
+    open_input,
+    output_name,
+    picture_of,
+    repacked,
+    translated,
+)
 from vidsr.media.encoders import VideoFormat
 from vidsr.media.probe import StreamInfo, VideoInfo
 from vidsr.media.subtitles import SubtitleConverter
@@ -84,15 +92,25 @@ class VideoWriter:
         tracks: tuple[TrackPlan, ...],
         start: Fraction | None = None,
         end: Fraction | None = None,
+        encoded: Path | None = None,
     ) -> None:
         """Open the output under a temporary name beside `path` and write its header.
+
+        Args:
+            path: of the output.
+            source: what is read.
+            video: what the processed stream becomes.
+            tracks: what becomes of each stream.
+            start: of what is kept, in seconds.
+            end: of it.
+            encoded: a file of video alone with the headers of what another program encoded, whose
+                packets will come; None encodes here.
 
         Raises:
             MediaError: the file cannot be made, or the encoder or container refuses.
         """
         self.path = path
         self.report = WriteReport()
-        self._part = path.with_name(f".{path.stem}.part{path.suffix}")
         self._pts = array("q")
         self._given: defaultdict[int, Span] = defaultdict(Span)  # input stream -> its packets' span
         self._end = 0  # of the last frame, in its time base
@@ -103,10 +121,12 @@ class VideoWriter:
         self._time_base = source.time_base
         self._pictures = Pictures(source, video)
         self._file: av.container.OutputContainer | None = None
+        with translated(path, "opening the output"):
+            self._part = part_of(path)
         try:
             with translated(path, "opening the output"), open_input(source.path) as original:
                 self._file = av.open(
-                    str(self._part),
+                    output_name(self._part),
                     "w",
                     format=muxer_of(path),
                     options=_muxer_options(path, source),
@@ -114,7 +134,9 @@ class VideoWriter:
                 self._tags = _copy_tags(original.metadata, _CONTAINER_TAGS)
                 self._file.metadata.update(self._tags)
                 self._streams = {
-                    track.stream.index: _add_stream(self._file, original, track, source, video)
+                    track.stream.index: _add_stream(
+                        self._file, original, track, source, video, encoded
+                    )
                     for track in tracks
                     if track.action != "drop"
                 }
@@ -154,6 +176,7 @@ class VideoWriter:
         """
         with translated(self.path, "writing"):
             if isinstance(item, Frame):
+                self._note_time(item)
                 self._encode(item)
             else:
                 self._copy(item)
@@ -201,11 +224,10 @@ class VideoWriter:
             self._file = None
             self._verify()
             self.report.bytes = self._part.stat().st_size
-            flush_to_disk(self._part)
-            self._part.replace(self.path)
+            put_in_place(self._part, self.path)
         return self.report
 
-    def _encode(self, frame: Frame) -> None:
+    def _note_time(self, frame: Frame) -> None:
         if self._pts and frame.pts <= self._pts[-1]:
             raise MediaError(
                 f"{self.path}: two frames at pts {frame.pts} ({float(frame.pts * frame.time_base)} "
@@ -215,6 +237,8 @@ class VideoWriter:
         self.report.frames += 1
         self._end = frame.pts + frame.duration
         self._given[self._source].reach(frame.pts * frame.time_base, self._end * frame.time_base)
+
+    def _encode(self, frame: Frame) -> None:
         for picture in self._pictures.of(frame):
             self._mux_video(self._video.encode(picture))
 
@@ -387,11 +411,11 @@ def _muxer_options(path: Path, source: VideoInfo) -> dict[str, str]:
 _TS_VIDEO = {"h264", "hevc", "mpeg2video", "mpeg1video", "mpeg4"}
 
 
-def can_hold(suffix: str, source: VideoInfo, track: StreamInfo, encoder: str) -> bool:
-    """Whether a container takes a stream, the processed one as encoded by `encoder`.
+def can_hold(suffix: str, source: VideoInfo, track: StreamInfo, codec: str) -> bool:
+    """Whether a container takes a stream, the processed one as a `codec`.
 
-    A header is written to memory and thrown away, since some muxers refuse only then; the encoder
-    itself is not opened for this.
+    A header is written to memory and thrown away, since some muxers refuse only then; no encoder is
+    opened for this.
     """
     if track.cover and MUXERS[suffix] != "mp4":
         return MUXERS[suffix] == "matroska" and track.codec in _COVERS
@@ -399,7 +423,6 @@ def can_hold(suffix: str, source: VideoInfo, track: StreamInfo, encoder: str) ->
         with open_input(source.path) as original:
             trial = av.open(io.BytesIO(), "w", format=MUXERS[suffix])
             if track.index == source.video:
-                codec = av.codec.Codec(encoder, "w").canonical_name
                 if MUXERS[suffix] == "mpegts" and codec not in _TS_VIDEO:
                     return False  # it would be written as data that nobody knows again
                 trial.add_mux_stream(codec, width=source.width, height=source.height)
@@ -455,11 +478,13 @@ def _add_stream(
     track: TrackPlan,
     source: VideoInfo,
     video: VideoFormat,
+    encoded: Path | None,
 ) -> Any:  # one of PyAV's stream classes
     template = original.streams[track.stream.index]
     stream: Any
     if track.action == "process":
-        stream = add_video(file, source, video)
+        add = add_video if encoded is None else functools.partial(_add_encoded, encoded)
+        stream = add(file, source, video)
         stream.metadata.update(_copy_tags(template.metadata, _STATISTICS_TAGS))
     elif track.action == "convert":
         stream = file.add_stream(track.codec)
@@ -507,17 +532,36 @@ def add_video(
     assert isinstance(stream, av.VideoStream)
     context = stream.codec_context
     context.thread_count = video.threads
-    context.colorspace, context.color_range = int(video.color.matrix), int(video.color.range)
-    context.color_primaries, context.color_trc = video.color.primaries, video.color.transfer
     # Packets carry the duration of their frame; else the last one's would be lost.
     context.flags |= Flags.frame_duration
     if video.interlaced:
         context.flags |= Flags.interlaced_dct
+    _describe(stream, source, video)
+    return stream
+
+
+def _add_encoded(
+    encoded: Path,
+    file: av.container.OutputContainer,
+    source: VideoInfo,
+    video: VideoFormat,
+) -> av.VideoStream:
+    with open_input(encoded) as container:
+        stream = file.add_stream_from_template(container.streams.video[0], opaque=True)
+    stream.time_base = source.time_base
+    _describe(stream, source, video)
+    return stream
+
+
+def _describe(stream: av.VideoStream, source: VideoInfo, video: VideoFormat) -> None:
+    """Colors and shape, for the container."""
+    context = stream.codec_context
+    context.colorspace, context.color_range = int(video.color.matrix), int(video.color.range)
+    context.color_primaries, context.color_trc = video.color.primaries, video.color.transfer
     if video.sample_aspect:
         context.sample_aspect_ratio = video.sample_aspect
     if source.display_matrix:
         stream.set_display_matrix(_scaled_matrix(source, video))
-    return stream
 
 
 def _scaled_matrix(source: VideoInfo, video: VideoFormat) -> list[int]:
@@ -562,12 +606,3 @@ def _chapters(
             shift = round(start / tick) if start else 0
             kept.append({**chapter, "start": first - shift, "end": last - shift})
     return kept
-
-
-def flush_to_disk(path: Path) -> None:
-    """Wait until a file, or what a folder lists, survives a loss of power."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import inspect
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from importlib import resources
@@ -83,19 +84,30 @@ class ModelCard:
             ModelError: the file is missing, not JSON, or has missing, unknown or ill-typed fields.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_bytes()
         except OSError as exc:
             raise ModelError(f"{path}: cannot read the model card ({exc.strerror})") from exc
-        except ValueError as exc:  # not JSON, or not even text
-            raise ModelError(f"{path} is not a model card: {exc}") from exc
+        return cls.parse(text, path)
+
+    @classmethod
+    def parse(cls, text: bytes, origin: object) -> ModelCard:
+        """The card that JSON holds; `origin` is its file or address, for messages.
+
+        Raises:
+            ModelError: not JSON, or missing, unknown or ill-typed fields.
+        """
+        try:
+            content = json.loads(text.decode("utf-8"))
+        except (ValueError, RecursionError) as exc:  # not JSON, or not even text
+            raise ModelError(f"{origin} is not a model card: {exc}") from exc
         if not isinstance(content, dict):
-            raise ModelError(f"{path} is not a model card: it holds no JSON object")
+            raise ModelError(f"{origin} is not a model card: it holds no JSON object")
         parameters = inspect.signature(cls).parameters.values()
         needed = {p.name for p in parameters if p.default is p.empty}
         if missing := sorted(needed - content.keys()):
-            raise ModelError(f"{path} is not a model card: it lacks {', '.join(missing)}")
+            raise ModelError(f"{origin} is not a model card: it lacks {', '.join(missing)}")
         if unknown := sorted(content.keys() - {p.name for p in parameters}):
-            raise ModelError(f"{path} is not a model card: unknown fields {', '.join(unknown)}")
+            raise ModelError(f"{origin} is not a model card: unknown fields {', '.join(unknown)}")
         return cls(**content)
 
     def write(self, path: Path) -> None:
@@ -111,21 +123,44 @@ def weights_dir() -> Path:
     return installed if installed.is_dir() else package.parent / "weights"
 
 
+def pulled_dir() -> Path:
+    """The user's folder of pulled weights, which need not exist.
+
+    The only place below the command line that asks the environment: the library finds them too.
+    """
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "vidsr" / "weights"
+
+
 def shipped_cards() -> list[ModelCard]:
-    """All cards that ship with vidsr, by name; so a twin follows its model."""
-    paths = sorted(weights_dir().glob("*.json"), key=lambda path: path.stem)
+    """All cards that came with vidsr, then those that were pulled; a twin follows its model."""
+    paths = [
+        path
+        for folder in (weights_dir(), pulled_dir())
+        for path in sorted(folder.glob("[!.]*.json"), key=lambda path: path.stem)
+    ]
     return [ModelCard.read(path) for path in paths]
 
 
 def find_card(name: str) -> ModelCard:
-    """The shipped card of that name.
+    """The card of that name.
 
     Raises:
         ModelError: no such model; the message suggests near names.
     """
-    path = weights_dir() / f"{name}.json"
-    if path.is_file() and path.parent == weights_dir():
-        return ModelCard.read(path)
+    return ModelCard.read(card_path(name))
+
+
+def card_path(name: str) -> Path:
+    """The file of the card of that name, shipped or pulled; its weights lie beside it.
+
+    Raises:
+        ModelError: no such model; the message suggests near names.
+    """
+    for folder in (weights_dir(), pulled_dir()):
+        path = folder / f"{name}.json"
+        if path.is_file() and path.parent == folder:
+            return path
     names = [card.name for card in shipped_cards()]
     near = difflib.get_close_matches(name, names, n=2, cutoff=0.4)
     known = f"there are {', '.join(names)}" if names else f"none are in {weights_dir()}"

@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vidsr.errors import ModelError
-from vidsr.models.card import PERCEPTUAL, ModelCard, find_card, sha256_of, weights_dir
+from vidsr.models.card import PERCEPTUAL, ModelCard, card_path, sha256_of
 from vidsr.models.compact import Compact, CompactOptions
 from vidsr.models.pix2pix import Pix2PixGenerator, Pix2PixOptions
 from vidsr.models.rrdb import RRDBNet, RRDBOptions
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 State = dict[str, Tensor]
 Network = Compact | SRGANGenerator | MSRResNet | RRDBNet | Pix2PixGenerator
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
+LARGEST_SIZE = 4096  # channels or blocks that a card may claim
 # What torch's reader was seen to raise on truncated and altered files.
 _DAMAGED = (
     RuntimeError,
@@ -117,7 +118,7 @@ def load_mixed(weights: Weights) -> Network:
 
 
 def resolve(model: str) -> tuple[ModelCard, Path]:
-    """The card and weights file of a shipped name or of a checkpoint's path.
+    """The card and weights file of a shipped or pulled name or of a checkpoint's path.
 
     Raises:
         ModelError: unknown name, unreadable file, or no network that we know.
@@ -126,8 +127,8 @@ def resolve(model: str) -> tuple[ModelCard, Path]:
         path = Path(model)
         beside = path.with_suffix(".json")
         return (ModelCard.read(beside) if beside.is_file() else describe(path)), path
-    card = find_card(model)
-    return card, weights_dir() / f"{card.name}.safetensors"
+    path = card_path(model)
+    return ModelCard.read(path), path.with_suffix(".safetensors")
 
 
 def load(card: ModelCard, path: Path) -> Network:
@@ -137,8 +138,11 @@ def load(card: ModelCard, path: Path) -> Network:
         ModelError: wrong hash, unreadable file, or tensors that do not fit the network.
     """
     _check_hash(card, path)
+    state = read_state(path)
+    with torch.device("meta"):  # before memory is taken for what a card claims
+        _check_fit(build(card), state, path)
     network = build(card)
-    _fill(network, read_state(path), path)
+    network.load_state_dict(state)
     return network.eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
 
 
@@ -159,6 +163,10 @@ def build(card: ModelCard) -> Network:
     if card.network not in makers:
         known = ", ".join(makers)
         raise ModelError(f"{card.name}: unknown network {card.network!r}; there are {known}")
+    if any(
+        isinstance(size, int) and size > LARGEST_SIZE for size in sizes.values()
+    ):  # memory would go before it fails
+        raise ModelError(f"{card.name}: sizes {card.sizes} are beyond any network of vidsr's")
     try:
         return makers[card.network]()
     except (TypeError, ValueError, RuntimeError) as exc:  # a wrong name, or a size below zero
@@ -241,14 +249,13 @@ def _check_hash(card: ModelCard, path: Path) -> None:
         )
 
 
-def _fill(network: Network, state: State, path: Path) -> None:
+def _check_fit(network: Network, state: State, path: Path) -> None:
     if differ := _first_difference(network.state_dict(), state):
         key, ours, theirs = differ
         raise ModelError(
             f"{path}: the weights are of another network than their card says: for {key} the "
             f"file has {theirs}, the network {ours}"
         )
-    network.load_state_dict(state)
 
 
 def _check_twin(fidelity: State, perceptual: State, path: Path) -> None:
