@@ -23,6 +23,7 @@ from typer.testing import CliRunner, Result
 import vidsr
 from vidsr import cli
 from vidsr.cli.words import parse_pairs, parse_time
+from vidsr.engines import openvino_engine
 from vidsr.errors import RequestError
 
 COMMANDS = [
@@ -32,6 +33,8 @@ COMMANDS = [
     ["info"],
     ["models"],
     ["demo"],
+    ["bench"],
+    ["doctor"],
     ["train"],
     ["train", "upscale"],
     ["train", "all"],
@@ -48,7 +51,8 @@ COMMANDS = [
 
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Small weights, a cache of our own, wide lines; the handler of SIGTERM as it was."""
+    """Small weights, torch alone, a cache of our own, wide lines; SIGTERM's handler as it was."""
+    monkeypatch.setattr(openvino_engine, "installed", lambda: False)
     ship_family(monkeypatch, tmp_path / "weights", 2, 4)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "200")

@@ -90,7 +90,8 @@ def plan(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
 
     Args:
         job: what was asked for.
-        cache_dir: where the measured precision of this processor is remembered, if anywhere.
+        cache_dir: where this processor's measured figures and compiled models are kept, if
+            anywhere; without it nothing is measured, see Note [Engines are measured].
 
     Raises:
         VidsrError: whatever can be known to fail, with the exit code of its class.
@@ -102,7 +103,8 @@ def plan(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
         info.width, info.height, info.sample_aspect or Fraction(1), bool(info.rotation % 180)
     )
     target = choose_target(job.size, shape)
-    engine, color = plan_networks(job, target, (info.width, info.height), cache_dir)
+    asked = replace(job, engine=replace(job.engine, engine="torch")) if info.color.is_hdr else job
+    engine, color = plan_networks(asked, target, (info.width, info.height), cache_dir)
     if info.color.is_hdr:
         engine = replace(engine, weights=replace(engine.weights, fidelity=1.0))
     video, changes = _choose_format(job, info, target)
@@ -127,7 +129,7 @@ def plan(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
         notes=(
             *tinted,
             *(*moved, *dropped, *changes),
-            *(*_warnings(info, engine), *size_warnings(target)),
+            *(*engine.notes, *_warnings(job, info, engine), *size_warnings(target)),
         ),
         disk_bytes=disk,
     )
@@ -395,7 +397,7 @@ def _sample_aspect(info: VideoInfo, target: Target) -> Fraction | None:
     return Fraction(1) if target.square_pixels and info.sample_aspect else info.sample_aspect
 
 
-def _warnings(info: VideoInfo, engine: EnginePlan) -> list[str]:
+def _warnings(job: Job, info: VideoInfo, engine: EnginePlan) -> list[str]:
     notes = []
     if info.interlaced:
         notes.append("interlaced input is processed as it is: combed edges may show")
@@ -403,6 +405,8 @@ def _warnings(info: VideoInfo, engine: EnginePlan) -> list[str]:
         notes.append("HDR: the code values are enlarged as they are, nothing is tone-mapped")
         if engine.weights.twin is not None:
             notes.append("HDR: the fidelity weights alone, perceptual ones are for SDR")
+        if job.engine.engine == "openvino":
+            notes.append("HDR: torch computes it, OpenVINO is for SDR")
     return notes
 
 

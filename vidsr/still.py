@@ -20,6 +20,7 @@ from vidsr.media.color import codes_of, rgb_of_codes
 from vidsr.networks import (
     ColorPlan,
     EnginePlan,
+    alone,
     fallbacks,
     open_colorizer,
     open_stages,
@@ -65,7 +66,8 @@ def plan_still(job: Job, cache_dir: Path | None) -> StillPlan:
     check_destination(job.source, destination, overwrite=job.overwrite)
     images.check_kept(destination, still)
     engine, color = plan_networks(job, target, (width, height), cache_dir)
-    notes = size_warnings(target)
+    engine = alone(engine)
+    notes = [*engine.notes, *size_warnings(target)]
     if job.color is not None:
         notes += judge_color(job.source, [tint_of(rgb_of_codes(still.rgb))], force=job.color.force)
         still, changes = images.as_color(still)
@@ -86,7 +88,7 @@ def run_still(plan: StillPlan, stages: list[Stage] | None) -> Result:
     """As `job.run`: the picture appears under its final name when it is whole."""
     began = time.perf_counter()
     stages = stages or _still_stages(plan)
-    torch.set_num_threads(plan.engine.threads * plan.engine.workers)
+    torch.set_num_threads(plan.engine.threads)
     still = plan.still
     rgb = _process(stages, rgb_of_codes(still.rgb).to(plan.engine.device), still.rgb.dtype)
     alpha = None

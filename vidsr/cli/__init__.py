@@ -70,6 +70,10 @@ def upscale(
         ),
     ] = None,
     device: words.Device = "auto",
+    engine: Annotated[
+        words.EngineWord,
+        typer.Option(help="What computes; auto measures. openvino: processors, vidsr[openvino]."),
+    ] = words.EngineWord.auto,
     precision: Annotated[
         words.PrecisionWord, typer.Option(help="auto measures what is fast here.")
     ] = words.PrecisionWord.auto,
@@ -116,7 +120,9 @@ def upscale(
             destination=output,
             size=SizeRequest(scale=scale, size=words.parse_size(size), height=height),
             engine=EngineRequest(
-                model, device, precision.value, words.parse_tile(tile), overlap, threads, fidelity
+                *(model, device, precision.value, words.parse_tile(tile), overlap, threads),
+                fidelity=fidelity,
+                engine=engine.value,
             ),
             color=(color or ColorRequest()) if colored else None,
             encoder=EncoderRequest(encoder, crf, preset, words.parse_pairs(enc or []), pix_fmt),

@@ -21,6 +21,14 @@ class PrecisionWord(StrEnum):
     fp32 = "fp32"
 
 
+class EngineWord(StrEnum):
+    """What `--engine` takes."""
+
+    auto = "auto"
+    torch = "torch"
+    openvino = "openvino"
+
+
 class CodecWord(StrEnum):
     """What `--codec` takes."""
 

@@ -123,7 +123,9 @@ class OpenVINOEngine:
             ModelError: OpenVINO cannot convert the network (at the first call).
         """
         if tiles.shape != self._shape:
-            raise ValueError(f"tiles of shape {tuple(tiles.shape)}; this engine takes {self._shape}")
+            raise ValueError(
+                f"tiles of shape {tuple(tiles.shape)}; this engine takes {self._shape}"
+            )
         height, width = self.tile
         with device_errors(CPU):
             request = self._request = self._request or self._compiled().create_infer_request()
@@ -182,8 +184,11 @@ def convert(network: nn.Module, shape: tuple[int, int, int, int]) -> Any:
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     with _CONVERTING, _conversion_errors(network), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit is deprecated; torch.export takes 10 times as long
-        traced = torch.jit.trace(network, torch.rand(1, 3, *_PROBES[0]), check_trace=False)
+        warnings.simplefilter(
+            "ignore"
+        )  # jit.trace is deprecated; torch.export takes 5 times as long
+        example = torch.rand(1, 3, *_PROBES[0])
+        traced = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
         frontend = FrontEndManager().load_by_framework("pytorch")
         decoder = TorchScriptPythonDecoder(traced)  # must outlive the conversion
         model = frontend.convert(frontend.load(decoder))
@@ -251,11 +256,16 @@ def precisions() -> tuple[Precision, ...]:
     Listed is not fast: there are processors whose bf16 is slower than fp32.
 
     Raises:
-        DeviceError: OpenVINO is not installed.
+        DeviceError: OpenVINO is not installed, or does not load.
     """
     if not installed():
         raise DeviceError(f"--engine openvino needs OpenVINO; add it with {INSTALL}")
-    import openvino
+    try:
+        import openvino
+    except (ImportError, OSError) as exc:
+        raise DeviceError(
+            f"OpenVINO does not load ({exc}); choose --engine torch, or mend it with {INSTALL}"
+        ) from exc
 
     listed = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return tuple(precision for name, precision in _LISTED.items() if name in listed)
