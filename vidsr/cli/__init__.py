@@ -18,6 +18,8 @@ import typer
 from vidsr import __version__
 from vidsr.cli import words
 from vidsr.cli.evaluate import evaluate_app
+from vidsr.cli.machine import bench, doctor
+from vidsr.cli.machine import cache_dir as _cache_dir
 from vidsr.cli.screen import (
     console,
     draw,
@@ -44,6 +46,8 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
+app.command()(bench)
+app.command()(doctor)
 
 
 @app.command()
@@ -300,8 +304,3 @@ def _root(
     if version:
         console.print(f"vidsr {__version__}")
         raise typer.Exit
-
-
-def _cache_dir() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "vidsr"
