@@ -5,7 +5,7 @@ The map of rooms, from the top floor down; imports go down only:
     cli          words -> Job; events -> a progress bar or JSON lines; the only room that prints
     api          the library: upscale(), colorize(), Upscaler
     job          THE MAIN PATH: plan(job), run(plan)         | training   how weights are made
-    still        a single picture: the same, in memory
+    still        a single picture: the same, in memory       | bench, doctor   what this machine can do
     networks     which networks a plan takes, how they run, and made ready
     planning     what comes out: size, container, name
     request      Job: what was asked for | events  what a run tells
@@ -28,7 +28,8 @@ Note [Libraries]
 What is not super-resolution is left to well-kept libraries, each behind one door: PyAV for codecs
 and containers (media), ffmpeg-python for a system ffmpeg (media, in a later version), Pillow for
 stills (media/images, and what reads training pictures), safetensors for weights (models, training),
-typer and rich for the command line, scikit-image for SSIM and CIEDE2000 (evaluation) and matplotlib
+typer and rich for the command line, OpenVINO as a faster engine (engines/openvino_engine), in the
+extra `openvino`, scikit-image for SSIM and CIEDE2000 (evaluation) and matplotlib
 for plots (evaluation, training), both in the extra `train`.
 """
 

@@ -111,11 +111,15 @@ def run_bench(request: BenchRequest) -> Iterator[Timing]:
 
 def _timings(model: str, engine: EngineName, request: BenchRequest) -> Iterator[Timing]:
     asked = EngineRequest(model=model, device=request.device, engine=engine)
-    planned = plan_engine(asked, Fraction(1), SIZES["480p"], cache_dir=request.cache_dir)
-    network = load_mixed(planned.weights)
-    second_pixels = _pixels_in_a_second(planned, network, request.seconds)
-    for name, size in SIZES.items():
-        planned = plan_engine(asked, Fraction(1), size, cache_dir=request.cache_dir)
+    plans = {
+        name: plan_engine(asked, Fraction(1), size, cache_dir=request.cache_dir)
+        for name, size in SIZES.items()
+    }
+    largest = plans[max(SIZES, key=lambda name: math.prod(SIZES[name]))]
+    network = load_mixed(largest.weights)
+    second_pixels = _pixels_in_a_second(largest, network, request.seconds)
+    for name, planned in plans.items():
+        size = SIZES[name]
         seconds = _computed_pixels(planned, size) / second_pixels
         whole = seconds * planned.workers < request.seconds
         if whole:
@@ -201,7 +205,7 @@ def _engine_advice(timings: Sequence[Timing]) -> list[str]:
     gain = totals[other] / totals[best]
     if gain < 1.03:
         return [f"{timings[0].model}: {best} and {other} are equally fast"]
-    return [f"{timings[0].model}: {best} is {gain:.2f} times as fast as {other}; auto takes it"]
+    return [f"{timings[0].model}: {best} is {gain:.2f} times as fast as {other}"]
 
 
 def _size_advice(timings: Sequence[Timing]) -> str:
