@@ -1,12 +1,12 @@
 """Which engine is fastest for each network, and does `auto` find it?
 
-    python benchmarks/engines.py [--models NAME_OR_CHECKPOINT,...] [--rounds 5] [--json engines.json]
+    python benchmarks/engines.py [--models NAME_OR_CHECKPOINT,...] [--rounds 5] [--json FILE]
 
 Measures what ships, and an SRGAN generator 64x16 x4 with random weights, on one picture: torch in
-each layout and precision that `auto` considers, OpenVINO in each precision that it lists here. First
-every output is held against torch's in fp32 (60 dB in fp32, 45 dB in half precision; exits 1 below).
-Then all ways run in turns, as a plan runs them: a worker on every core, each with a picture. Ratios
-are medians over the rounds; a way that is more than twice the fastest after a round runs no more.
+each layout and precision that `auto` considers, OpenVINO in each precision that it lists. First
+every output is held against torch's in fp32 (60 dB in fp32, 45 dB in half; exits 1 below). Then all
+ways run in turns, as a plan runs them: a worker on every core, each with a picture. Ratios are
+medians over the rounds; a way of more than twice the fastest's time after a round runs no more.
 
 Bars: `auto` within 3 % of the fastest; OpenVINO f32 at least 1.2 times torch's best layout on the
 fast models and the SRGAN generator; where bf16 products are faster, bf16 at least 1.8 times fp32 on
@@ -243,7 +243,7 @@ def _draw(report: dict[str, object]) -> None:
         if "openvino_bf16_over_torch_fp32" in ratios:
             gain = ratios["openvino_bf16_over_torch_fp32"]
             words.append(
-                f"bf16 {gain:.2f} times torch fp32 (bar {HALF_BAR}, and {PEAK_BAR:.0%} of the peak, "
+                f"bf16 {gain:.2f} times torch fp32 (bar {HALF_BAR} and {PEAK_BAR:.0%} of the peak, "
                 "where bf16 products are faster)"
             )
         print(f"{entry['model']}: {'; '.join(words)}")
