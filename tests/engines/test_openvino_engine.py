@@ -165,16 +165,17 @@ def test_a_broken_store_is_rebuilt(network: nn.Module, store: Store, damage: str
     tiles = torch.rand(2, 3, 12, 16)
     fresh = engine_of(network, store=store)(tiles)
     (file,) = store.folder.iterdir()
-    whole = file.read_bytes()
+    kind, whole = f"{(2, 3, 12, 16)} fp32", file.read_bytes()
     if damage == "of something else":
-        kind = f"{(2, 3, 12, 16)} fp32"
         store.write(kind, b"no model at all" * 100)
     else:
         altered = bytearray(whole)
         altered[len(altered) // 2] ^= 1
         file.write_bytes({"empty": b"", "cut": whole[:999], "altered": bytes(altered)}[damage])
     assert torch.equal(engine_of(network, store=store)(tiles), fresh)
-    assert len(file.read_bytes()) == len(whole)
+    rebuilt = store.read(kind)
+    assert rebuilt is not None
+    assert rebuilt[:15] != b"no model at all"
 
 
 def test_a_store_that_cannot_be_written_is_worked_without(
