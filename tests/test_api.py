@@ -265,3 +265,13 @@ def test_the_weights_are_read_once_for_pictures_of_many_sizes(
 def test_an_unknown_model_is_refused_at_once() -> None:
     with pytest.raises(ModelError, match="did you mean"):
         vidsr.Upscaler("fast-x5")
+
+
+def test_an_upscaler_may_be_openvino_s(upscaler: vidsr.Upscaler, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    other = vidsr.Upscaler("fast-x2", engine="openvino", cache_dir=tmp_path / "cache")
+    for size in ((1, 3, 16, 24), (1, 3, 9, 7)):
+        picture = torch.rand(size)
+        # Another order of addition.
+        torch.testing.assert_close(other(picture), upscaler(picture), rtol=0, atol=1e-5)
+    assert len(list((tmp_path / "cache" / "openvino").iterdir())) == 2

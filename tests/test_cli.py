@@ -14,6 +14,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import av
+import numpy as np
 import pytest
 import typer
 from conftest import ClipMaker, gradient
@@ -24,6 +26,7 @@ from typer.testing import CliRunner, Result
 import vidsr
 from vidsr import cli
 from vidsr.cli.words import parse_pairs, parse_time
+from vidsr.engines import openvino_engine
 from vidsr.errors import RequestError
 
 COMMANDS = [
@@ -36,6 +39,8 @@ COMMANDS = [
     ["models"],
     ["models", "pull"],
     ["demo"],
+    ["bench"],
+    ["doctor"],
     ["train"],
     ["train", "upscale"],
     ["train", "all"],
@@ -52,7 +57,8 @@ COMMANDS = [
 
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Small weights, a cache of our own, wide lines; the handler of SIGTERM as it was."""
+    """Small weights, torch alone, a cache of our own, wide lines; SIGTERM's handler as it was."""
+    monkeypatch.setattr(openvino_engine, "installed", lambda: False)
     ship_family(monkeypatch, tmp_path / "weights", 2, 4)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "200")
@@ -714,3 +720,73 @@ def test_prepared_pictures_are_counted_and_listed(tmp_path: Path) -> None:
     again = vidsr_command("data", "prepare", folder, "-o", out)
     assert again.exit_code == 2
     assert again.stderr.startswith(f"error: {out} already holds prepared pictures")
+
+
+def test_bench_tells_each_timing_and_what_to_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vidsr.bench.SIZES", {"small": (40, 24)})
+    told = vidsr_command("bench", "--seconds", 0, "--device", "cpu")
+    assert told.exit_code == 0
+    assert "~ measured on a smaller piece" in told.stdout
+    assert "small: --model fast-x" in told.stdout
+    lines = [json.loads(line) for line in vidsr_command("bench", "--json").stdout.splitlines()]
+    assert [line["event"] for line in lines] == ["timing", "timing", "advice"]
+    assert {"model", "engine", "frames_per_second", "hour_seconds", "scaled"} <= lines[0].keys()
+    assert "unknown model" in refused(4, "bench", "--model", "fsat")
+
+
+def test_doctor_tells_versions_and_what_is_missing() -> None:
+    told = vidsr_command("doctor")
+    assert told.exit_code == 0
+    for words in ("vidsr " + vidsr.__version__, "ffmpeg", "libx264", "missing"):
+        assert words in told.stdout
+    (line,) = vidsr_command("doctor", "--json").stdout.splitlines()
+    facts = json.loads(line)
+    assert facts["event"] == "doctor"
+    assert facts["versions"]["vidsr"] == vidsr.__version__
+
+
+def test_openvino_without_the_package_names_the_command_that_adds_it(
+    make_clip: ClipMaker, out: Path
+) -> None:
+    words = ("upscale", make_clip(), "-o", out / "a.mp4", "--engine", "openvino")
+    assert "pip install 'vidsr[openvino]'" in refused(5, *words)
+    assert "not on cuda" in refused(2, *words, "--device", "cuda")
+
+
+def test_openvino_enlarges_as_torch_does(
+    make_clip: ClipMaker, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(openvino_engine, "installed", lambda: True)
+    source, cache = make_clip(frames=3), Path(os.environ["XDG_CACHE_HOME"]) / "vidsr"
+    lossless = ("--scale", 2, "--encoder", "ffv1", "--json")
+    for engine in ("torch", "openvino"):
+        words = ("upscale", source, "-o", out / f"{engine}.mkv", "--engine", engine, *lossless)
+        assert vidsr_command(*words).exit_code == 0
+    assert (cache / "engines.json").is_file()
+    assert list((cache / "openvino").glob("*.blob"))
+    ours, theirs = (frames_of(out / f"{engine}.mkv") for engine in ("openvino", "torch"))
+    assert len(ours) == len(theirs) == 3
+    for a, b in zip(ours, theirs, strict=True):  # a rounding may fall to the other side
+        assert np.abs(a.astype(int) - b).max() <= 1
+
+
+def test_the_plan_tells_what_was_measured(make_clip: ClipMaker) -> None:
+    told = vidsr_command("upscale", make_clip(), "--dry-run").stdout
+    assert "torch on cpu, fp32" in told
+    assert "torch fp32 planar" in told
+    assert "ms a tile of a core" in told
+
+
+def test_a_cache_that_cannot_be_written_is_said(
+    make_clip: ClipMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    told = vidsr_command("upscale", make_clip(), "--dry-run").stdout
+    assert "cannot be written: nothing is measured or kept" in told
+
+
+def frames_of(path: Path) -> list[np.ndarray]:
+    with av.open(str(path)) as file:
+        return [frame.to_ndarray() for frame in file.decode(video=0)]

@@ -6,7 +6,8 @@ The map of rooms, from the top floor down; imports go down only:
     api          the library: upscale(), colorize(), Upscaler
     batch        many files: what there is, what is done, who does it
     job          THE MAIN PATH: plan(job), run(plan)         | training   how weights are made
-    still        a single picture: the same, in memory      | resume     what of a long run is done
+    bench        how fast this machine is                    | doctor     what is here and missing
+    still        a single picture: the same, in memory       | resume     what of a long run is done
     networks     which networks a plan takes, how they run, and made ready
     planning     what comes out: size, container, name       | memory  what a run takes, and a limit
     request      Job: what was asked for | events  what a run tells
@@ -29,8 +30,9 @@ Note [Libraries]
 What is not super-resolution is left to well-kept libraries, each behind one door: PyAV for codecs
 and containers (media), ffmpeg-python for a system ffmpeg (media/ffmpeg), Pillow for
 stills (media/images, and what reads training pictures), safetensors for weights (models, training),
-typer and rich for the command line, scikit-image for SSIM and CIEDE2000 (evaluation) and matplotlib
-for plots (evaluation, training), both in the extra `train`.
+typer and rich for the command line, OpenVINO as a faster engine (engines/openvino_engine, in the
+extra `openvino`), scikit-image for SSIM and CIEDE2000 (evaluation) and matplotlib for plots
+(evaluation, training), both in the extra `train`.
 """
 
 from __future__ import annotations

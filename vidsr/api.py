@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidsr.coloring import Look
+from vidsr.engines.choice import EngineName
 from vidsr.errors import RequestError, VidsrError
 from vidsr.events import Event, Result
 from vidsr.job import plan, run
@@ -132,6 +133,8 @@ class Upscaler:
         scale: int | None = None,
         device: str = "auto",
         fidelity: float | None = None,
+        engine: EngineName | Literal["auto"] = "auto",
+        cache_dir: Path | None = None,
     ) -> None:
         """Load a model.
 
@@ -141,16 +144,19 @@ class Upscaler:
                 model's own, and of a family x4, else its largest.
             device: as in `upscale`.
             fidelity: as in `upscale`.
+            engine: "torch", "openvino" (processors alone, with the extra) or "auto".
+            cache_dir: where measurements and compiled models are kept; without it nothing is
+                measured, and "auto" is torch on a processor.
 
         Raises:
             ModelError: unknown model, or weights that are not those of its card.
             RequestError: the model does not reach the scale, or has nothing to mix.
-            DeviceError: no such device.
+            DeviceError: no such device, or no OpenVINO.
         """
         SizeRequest(scale=scale)  # checks it
-        request = EngineRequest(model=model, device=device, fidelity=fidelity)
+        request = EngineRequest(model=model, device=device, fidelity=fidelity, engine=engine)
         factor = Fraction(scale or _default_scale(model))
-        self._engine = plan_engine(request, factor, (1, 1), cache_dir=None)
+        self._engine = plan_engine(request, factor, (1, 1), cache_dir=cache_dir)
         self._network = load_mixed(self._engine.weights)
         self._stages: dict[tuple[int, int], list[Stage]] = {}  # of the last picture size
         self.card = self._engine.card

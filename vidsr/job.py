@@ -140,7 +140,8 @@ def plan(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
 
     Args:
         job: what was asked for.
-        cache_dir: where the measured precision of this processor is remembered, if anywhere.
+        cache_dir: where this processor's measured figures and compiled models are kept, if
+            anywhere; without it nothing is measured, see Note [Engines are measured].
 
     Raises:
         VidsrError: whatever can be known to fail, with the exit code of its class.
@@ -169,7 +170,8 @@ def draft(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
     limit = memory_limit(job.max_memory)
     others = _other_bytes(job, info, video, wanted)
     video, shortened, room = _make_room(limit - others, info, video)
-    engine, color = plan_networks(job, target, (info.width, info.height), cache_dir, room)
+    asked = replace(job, engine=replace(job.engine, engine="torch")) if info.color.is_hdr else job
+    engine, color = plan_networks(asked, target, (info.width, info.height), cache_dir, room)
     if info.color.is_hdr:
         engine = replace(engine, weights=replace(engine.weights, fidelity=1.0))
     memory = check_memory({"process and queues": others, **_parts(video, room, engine)}, limit)
@@ -191,7 +193,7 @@ def draft(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
             *(*tinted, *fields),
             *(*moved, *dropped, *changes, *shortened),
             *(*opaque, *siting_warnings(video, destination)),
-            *(*_warnings(info, engine), *size_warnings(target)),
+            *(*engine.notes, *_warnings(job, info, engine), *size_warnings(target)),
         ),
         disk_bytes=_estimate_disk(info, video),
         memory_bytes=memory,
@@ -667,7 +669,7 @@ def _sample_aspect(info: VideoInfo, target: Target) -> Fraction | None:
     return Fraction(1) if target.square_pixels and info.sample_aspect else info.sample_aspect
 
 
-def _warnings(info: VideoInfo, engine: EnginePlan) -> list[str]:
+def _warnings(job: Job, info: VideoInfo, engine: EnginePlan) -> list[str]:
     notes = []
     if info.unread_alpha:
         notes.append(
@@ -677,6 +679,8 @@ def _warnings(info: VideoInfo, engine: EnginePlan) -> list[str]:
         notes.append("HDR: the code values are enlarged as they are, nothing is tone-mapped")
         if engine.weights.twin is not None:
             notes.append("HDR: the fidelity weights alone, perceptual ones are for SDR")
+        if job.engine.engine == "openvino":
+            notes.append("HDR: torch computes it, OpenVINO is for SDR")
     return notes
 
 

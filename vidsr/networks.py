@@ -11,8 +11,11 @@ from pathlib import Path
 import torch
 
 from vidsr.coloring import WORKING_SIDE, Colorize, Look, Reference
+from vidsr.engines.choice import Choice, EngineName, Subject, Way, Wish, choose
+from vidsr.engines.engine import Engine
+from vidsr.engines.openvino_engine import OpenVINOEngine, Store
 from vidsr.engines.precision import DTYPES, Precision, fastest_precision
-from vidsr.engines.torch_engine import TorchEngine, open_device
+from vidsr.engines.torch_engine import Layout, TorchEngine, open_device
 from vidsr.errors import ModelError, RequestError
 from vidsr.frame import Matrix
 from vidsr.media import images
@@ -68,6 +71,11 @@ class EnginePlan:
     threads: int  # of each worker
     workers: int  # frames that are computed at once; see Note [Two slots]
     memory_bytes: int  # estimate of what the engine takes
+    kind: EngineName = "torch"  # what computes
+    layout: Layout = "channels_last"  # of torch's feature maps
+    measured: str = ""  # what the choice of kind, precision and layout rests on, in words
+    notes: tuple[str, ...] = ()  # what could not be as it was asked for
+    cache_dir: Path | None = None  # where compiled models are kept
 
     @property
     def card(self) -> ModelCard:
@@ -113,19 +121,18 @@ def plan_engine(
     Raises:
         ModelError: unknown model, weights that are not those of the card, or a twin that does not
             fit.
-        DeviceError: no such device.
-        RequestError: no member reaches the factor, the tile is too small for this network, or a
-            fidelity is asked for and there is nothing to mix.
+        DeviceError: no such device, or OpenVINO is missing or lacks the precision.
+        RequestError: no member reaches the factor, the tile is too small for this network, a
+            fidelity is asked for and there is nothing to mix, or OpenVINO for a GPU.
     """
-    device = open_device(request.device)
+    device = _device_for(request)
     model, why = request.model, ""
     if model is None:
         model, why = default_family(device.type, shipped_cards(), factor)
     weights = choose_weights(model, factor, request.fidelity)
     check(weights)
-    precision = request.precision
-    if precision == "auto":
-        precision = fastest_precision(device, cache_dir=cache_dir) if weights.half else "fp32"
+    chosen = _choose_way(request, weights, device, cache_dir)
+    precision = chosen.way.precision
     _check_tile(request, weights.card, size)
     room = room or Room(free_memory(device), 0)
     free = room.bytes - room.picture if device.type == "cpu" else free_memory(device)
@@ -147,7 +154,38 @@ def plan_engine(
         threads=max(1, cores // workers),
         workers=workers,
         memory_bytes=engine_bytes * workers,
+        kind=chosen.way.engine,
+        layout=chosen.way.layout,
+        measured=chosen.measured,
+        notes=chosen.notes,
+        cache_dir=cache_dir,
     )
+
+
+def _device_for(request: EngineRequest) -> torch.device:
+    """The device that is asked for; with OpenVINO that is the processor."""
+    if request.engine != "openvino":
+        return open_device(request.device)
+    if request.device not in {"auto", "cpu"}:
+        raise RequestError(
+            f"--engine openvino computes on the processor, not on {request.device}; leave --engine "
+            "out, or choose --device cpu"
+        )
+    return open_device("cpu")
+
+
+def _choose_way(
+    request: EngineRequest, weights: Weights, device: torch.device, cache_dir: Path | None
+) -> Choice:
+    """What computes the network, in which precision and layout."""
+    if device.type == "cpu":
+        wish = Wish(request.engine, request.precision, weights.half)
+        subject = Subject(lambda: load_mixed(weights), weights.card.scale, weights.identity)
+        return choose(wish, subject, cache_dir)
+    precision = request.precision
+    if precision == "auto":
+        precision = fastest_precision(device) if weights.half else "fp32"
+    return Choice(Way(precision=precision))
 
 
 def default_family(
@@ -284,13 +322,23 @@ def choose_colorizer(model: str | None) -> Weights:
     return Weights(card, path)
 
 
+def alone(engine: EnginePlan) -> EnginePlan:
+    """The same engine with one worker that has all threads: for a single picture."""
+    return replace(
+        engine,
+        workers=1,
+        threads=engine.threads * engine.workers,
+        memory_bytes=engine.memory_bytes // engine.workers,
+    )
+
+
 def fit_tile(engine: EnginePlan, size: tuple[int, int]) -> EnginePlan:
     """The same engine for single pictures of another size (width, height)."""
     card, precision, device = engine.card, engine.precision, torch.device(engine.device)
     free = free_memory(device)
     tile, batch = _choose_tile(card, precision, free, device, engine.overlap, size)
     memory = _tile_bytes(card, precision, tile, size) * batch
-    return replace(engine, tile=tile, batch=batch, workers=1, memory_bytes=memory)
+    return replace(alone(engine), tile=tile, batch=batch, memory_bytes=memory)
 
 
 def _check_tile(request: EngineRequest, card: ModelCard, size: tuple[int, int]) -> None:
@@ -347,17 +395,10 @@ def open_stages(engine: EnginePlan, target: Target, network: Network | None = No
     Args:
         engine: how the network is run.
         target: the size that comes out.
-        network: of `engine.weights`, by whoever has loaded it before; it is copied.
+        network: of `engine.weights`, by whoever has loaded it before; it is not changed.
     """
     upscale = Upscale(
-        TorchEngine(
-            network or load_mixed(engine.weights),
-            scale=engine.card.scale,
-            device=open_device(engine.device),
-            precision=engine.precision,
-            tile=(engine.tile, engine.tile),
-            batch=engine.batch,
-        ),
+        _open_engine(engine, network or load_mixed(engine.weights)),
         halo=engine.card.halo,
         overlap=engine.overlap,
         tile=engine.tile,
@@ -365,6 +406,30 @@ def open_stages(engine: EnginePlan, target: Target, network: Network | None = No
     )
     exact = target.factor == engine.card.scale and not target.square_pixels
     return [upscale] if exact else [upscale, Resize(target.height, target.width)]
+
+
+def _open_engine(plan: EnginePlan, network: Network) -> Engine:
+    tile, scale = (plan.tile, plan.tile), plan.card.scale
+    if plan.kind == "openvino":
+        folder = plan.cache_dir and plan.cache_dir / "openvino"
+        return OpenVINOEngine(
+            network,
+            scale=scale,
+            precision=plan.precision,
+            tile=tile,
+            batch=plan.batch,
+            threads=plan.threads,
+            store=Store(folder, plan.weights.identity) if folder else None,
+        )
+    return TorchEngine(
+        network,
+        scale=scale,
+        device=open_device(plan.device),
+        precision=plan.precision,
+        tile=tile,
+        batch=plan.batch,
+        layout=plan.layout,
+    )
 
 
 def open_colorizer(color: ColorPlan, matrix: Matrix) -> Colorize:

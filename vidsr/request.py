@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from vidsr.coloring import Look
+from vidsr.engines.choice import EngineName
 from vidsr.engines.precision import Precision
 from vidsr.errors import RequestError
 from vidsr.media.deinterlace import Deinterlace
@@ -52,6 +53,7 @@ class EngineRequest:
     overlap: int = 16  # source pixels over which neighbouring tiles are blended
     threads: int | None = None  # of the engine on a processor; None takes every core
     fidelity: float | None = None  # share of the fidelity weights, [0,1]; None: the card's
+    engine: EngineName | Literal["auto"] = "auto"  # what computes the network
 
     def __post_init__(self) -> None:
         if self.fidelity is not None and not 0 <= self.fidelity <= 1:

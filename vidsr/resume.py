@@ -123,7 +123,7 @@ def engine_of(engine: EnginePlan) -> dict[str, Any]:
     return {name: getattr(engine, name) for name in _RESOLVED}
 
 
-_RESOLVED = ("precision", "tile", "batch", "overlap", "threads", "workers")
+_RESOLVED = ("kind", "layout", "precision", "tile", "batch", "overlap", "threads", "workers")
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from vidsr.networks import (
     ColorPlan,
     EnginePlan,
     Room,
+    alone,
     fallbacks,
     open_colorizer,
     open_stages,
@@ -72,16 +73,11 @@ def plan_still(job: Job, cache_dir: Path | None) -> StillPlan:
     limit, others = memory_limit(job.max_memory), _still_bytes(still, target, destination)
     room = Room(limit - others, 0)
     engine, color = plan_networks(job, target, (width, height), cache_dir, room)
-    engine = replace(  # one picture: one worker with every core
-        engine,
-        threads=engine.threads * engine.workers,
-        workers=1,
-        memory_bytes=engine.memory_bytes // engine.workers,
-    )
+    engine = alone(engine)
     band = 3 * FLOAT_RGB * target.width * min(int(engine.tile * target.factor), target.height)
     on_host = engine.memory_bytes if engine.device == "cpu" else 0
     check_memory({"process and picture": others, "a band": band, "network": on_host}, limit)
-    notes = [*size_warnings(target), *unused(job.encoder)]
+    notes = [*engine.notes, *size_warnings(target), *unused(job.encoder)]
     if job.trim != Trim():
         notes.append("--start, --end: for video, not used for a picture")
     if job.color is not None:

@@ -17,6 +17,8 @@ import typer
 from vidsr import __version__
 from vidsr.cli import words
 from vidsr.cli.evaluate import evaluate_app
+from vidsr.cli.machine import bench, doctor
+from vidsr.cli.machine import cache_dir as _cache_dir
 from vidsr.cli.models import models_app
 from vidsr.cli.screen import (
     console,
@@ -51,6 +53,8 @@ app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(models_app, name="models")
+app.command()(bench)
+app.command()(doctor)
 
 
 @app.command()
@@ -63,6 +67,10 @@ def upscale(
     model: words.Model = None,
     fidelity: words.Fidelity = None,
     device: words.Device = "auto",
+    engine: Annotated[
+        words.EngineWord,
+        typer.Option(help="What computes; auto measures. openvino: processors, vidsr[openvino]."),
+    ] = words.EngineWord.auto,
     precision: Annotated[
         words.PrecisionWord, typer.Option(help="auto measures what is fast here.")
     ] = words.PrecisionWord.auto,
@@ -113,7 +121,9 @@ def upscale(
             destination=output,
             size=SizeRequest(scale=scale, size=words.parse_size(size), height=height),
             engine=EngineRequest(
-                model, device, precision.value, words.parse_tile(tile), overlap, threads, fidelity
+                *(model, device, precision.value, words.parse_tile(tile), overlap, threads),
+                fidelity=fidelity,
+                engine=engine.value,
             ),
             color=_wanted_color(color, colored),
             encoder=EncoderRequest(
@@ -425,8 +435,3 @@ def _root(
     if version:
         console.print(f"vidsr {__version__}")
         raise typer.Exit
-
-
-def _cache_dir() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "vidsr"

@@ -86,7 +86,8 @@ def draw(planned: Plan | StillPlan, events: Iterator[Progress | Result]) -> None
     from vidsr.events import Progress
 
     engine = planned.engine
-    with bar(f"{engine.card.name} on {engine.device} ({engine.precision})") as progress:
+    title = f"{engine.card.name} by {engine.kind} on {engine.device} ({engine.precision})"
+    with bar(title) as progress:
         expected = getattr(planned, "frames_expected", 1) or None
         task = progress.add_task("", total=expected, rate="", by="")
         for event in events:
@@ -391,11 +392,14 @@ def _engine_facts(planned: Plan | StillPlan) -> dict[str, Any]:
     if planned.job.size is None:
         facts["engine"] = f"{engine.device}, {engine.precision}, {engine.threads} threads"
         return facts
+    layout = ", planar" if engine.layout == "planar" else ""
     return {
         "model": _model_words(planned),
         **facts,
-        "engine": f"{engine.device}, {engine.precision}, tiles of {engine.tile} px, "
-        f"{engine.batch} a batch, {engine.workers} workers of {engine.threads} threads",
+        "engine": f"{engine.kind} on {engine.device}, {engine.precision}{layout}, tiles of "
+        f"{engine.tile} px, {engine.batch} a batch, {engine.workers} workers of {engine.threads} "
+        "threads",
+        **({"measured": f"{engine.measured} a tile of a core"} if engine.measured else {}),
     }
 
 

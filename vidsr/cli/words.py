@@ -30,6 +30,14 @@ class DeinterlaceWord(StrEnum):
     off = "off"
 
 
+class EngineWord(StrEnum):
+    """What `--engine` takes."""
+
+    auto = "auto"
+    torch = "torch"
+    openvino = "openvino"
+
+
 class CodecWord(StrEnum):
     """What `--codec` takes."""
 

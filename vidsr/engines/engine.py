@@ -13,7 +13,7 @@ class Engine(Protocol):
     """A network made ready for one device, one precision and one input shape."""
 
     device: torch.device  # where inputs are expected and outputs lie
-    dtype: torch.dtype  # of the network's arithmetic and of its output
+    dtype: torch.dtype  # of the network's arithmetic; what is no float32 may overflow
     scale: int  # output pixels per input pixel, each way
     tile: tuple[int, int]  # (h, w) of the input
     batch: int  # tiles per call
@@ -22,8 +22,8 @@ class Engine(Protocol):
         """Enlarge (batch,3,h,w) to (batch,3,h*scale,w*scale).
 
         The input is float32 RGB on `device`, display range [0,1]; values may leave it: the engine
-        clamps a copy and leaves the input alone. The output is not clamped, has the engine's
-        dtype and any memory format, and is the caller's to change.
+        clamps a copy and leaves the input alone. The output is not clamped, is float32 or of the
+        engine's dtype, has any memory format, and is the caller's to change.
 
         Raises:
             OutOfMemory: the device's memory is full.

@@ -10,14 +10,14 @@ fp16 is always the faster one.
 
 from __future__ import annotations
 
-import json
-import platform
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch.nn import functional as F
+
+from vidsr.engines.remembered import Remembered, processor
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[Precision, torch.dtype] = {
@@ -31,13 +31,14 @@ def fastest_precision(device: torch.device, *, cache_dir: Path | None = None) ->
     """The faster of fp32 and the device's half format, remembered in `cache_dir` if given."""
     if device.type != "cpu":
         return "fp16"
-    remembered = _Cache(cache_dir / "precision.json") if cache_dir else None
-    if remembered and (known := remembered.read()):
-        return known
+    remembered = Remembered(cache_dir / "precision.json") if cache_dir else None
+    key = f"{processor()} / torch {torch.__version__}"
+    if remembered and (known := remembered.read(key)) in DTYPES:
+        return cast("Precision", known)
     seconds = {name: _convolution_seconds(DTYPES[name]) for name in ("fp32", "bf16")}
     choice: Precision = "bf16" if seconds["bf16"] < 0.8 * seconds["fp32"] else "fp32"
     if remembered:
-        remembered.write(choice)
+        remembered.write(key, choice)
     return choice
 
 
@@ -52,43 +53,3 @@ def _convolution_seconds(dtype: torch.dtype) -> float:
             F.conv2d(features, weight, padding=1)
             best = min(best, time.perf_counter() - start)
     return best
-
-
-class _Cache:
-    """One JSON object, processor and torch version -> precision; a broken file is rewritten."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.key = f"{_processor()} / torch {torch.__version__}"
-
-    def read(self) -> Precision | None:
-        choice = self._entries().get(self.key)
-        return choice if choice in DTYPES else None
-
-    def write(self, choice: Precision) -> None:
-        entries = {**self._entries(), self.key: choice}
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps(entries, indent=2), encoding="utf-8")
-        except OSError:
-            return  # an unwritable cache costs a measurement next time, nothing else
-
-    def _entries(self) -> dict[str, str]:
-        try:
-            entries = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return entries if isinstance(entries, dict) else {}
-
-
-def _processor() -> str:
-    """Model name and instruction sets of the processor, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    facts = dict(line.split(":", 1) for line in lines if ":" in line)
-    words = {key.strip(): value.strip() for key, value in facts.items()}
-    ids = [words.get(key, "") for key in ("model name", "cpu family", "model", "stepping")]
-    name = " ".join(filter(None, ids)) or platform.processor() or platform.machine()
-    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"

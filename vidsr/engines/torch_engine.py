@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,17 +15,23 @@ from vidsr.errors import DeviceError, OutOfMemory
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+Layout = Literal["channels_last", "planar"]
+LAYOUTS: dict[Layout, torch.memory_format] = {
+    "channels_last": torch.channels_last,
+    "planar": torch.contiguous_format,
+}
 # How allocators other than CUDA's, which has its own exception, say that memory is full.
 MEMORY_IS_FULL = (
     "can't allocate memory",  # CPU on Linux and macOS
     "not enough memory",  # CPU on Windows
     "out of memory",  # MPS, and CUDA errors that were raised late
     "alloc_failed",  # cuDNN and cuBLAS
+    "bad_alloc",  # OpenVINO
 )
 
 
 class TorchEngine:
-    """An `Engine` that runs the network as it is: eager, channels_last, inference mode.
+    """An `Engine` that runs the network as it is: eager, inference mode.
 
     Without cuDNN's autotuner, whose choice, and so the last bits of a picture, changes from run
     to run.
@@ -40,16 +46,18 @@ class TorchEngine:
         precision: Precision,
         tile: tuple[int, int],
         batch: int = 1,
+        layout: Layout = "channels_last",
     ) -> None:
         self.scale = scale
         self.device = device
         self.dtype = DTYPES[precision]
         self.tile = tile
         self.batch = batch
+        self.layout: Layout = layout  # of feature maps
         self._given = network  # as given, so that in_fp32() has the weights before rounding
         with device_errors(device):
             ready = copy.deepcopy(network).eval().to(device=device, dtype=self.dtype)
-            self._network = ready.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self._network = ready.to(memory_format=LAYOUTS[layout])  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def __call__(self, tiles: Tensor) -> Tensor:
@@ -58,7 +66,7 @@ class TorchEngine:
         if tiles.shape != expected:
             raise ValueError(f"tiles of shape {tuple(tiles.shape)}; this engine takes {expected}")
         with device_errors(self.device):
-            clamped = tiles.clamp(0, 1).to(self.dtype, memory_format=torch.channels_last)
+            clamped = tiles.clamp(0, 1).to(self.dtype, memory_format=LAYOUTS[self.layout])
             output: Tensor = self._network(clamped)
             return output
 
@@ -79,6 +87,7 @@ class TorchEngine:
             precision="fp32",
             tile=self.tile,
             batch=self.batch,
+            layout=self.layout,
         )
 
 

@@ -437,3 +437,28 @@ def _check_size(encoder: str, traits: _Traits, size: tuple[int, int]) -> None:
             f"{encoder} needs {traits.smallest_side} pixels a side, {size[0]}x{size[1]} has fewer"
             "; use --encoder libx264"
         )
+
+
+def encoders_here() -> dict[str, bool]:
+    """Encoders that vidsr knows the options of, and whether each can be opened on this machine."""
+    return {name: _opens(name) for name in _TRAITS}
+
+
+def _opens(encoder: str) -> bool:
+    try:
+        names = _pixel_formats(encoder)
+        pix_fmt = "yuv420p" if "yuv420p" in names else names[0]
+        context = av.codec.CodecContext.create(encoder, "w")
+        assert isinstance(context, av.VideoCodecContext)
+        context.width, context.height, context.pix_fmt = 256, 256, pix_fmt
+        context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
+        context.options = dict(_TRAITS[encoder].options)
+        context.open()
+    except (RequestError, av.error.FFmpegError, OSError, ValueError, LookupError):
+        return False
+    return True
+
+
+def ffmpeg_version() -> str:
+    """Of the libraries that came with PyAV."""
+    return str(getattr(av, "ffmpeg_version_info", "unknown"))

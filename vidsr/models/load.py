@@ -72,6 +72,13 @@ class Weights:
         """Whether half precision keeps the picture, for all that is mixed."""
         return self.card.half and (self.twin is None or self.fidelity == 1 or self.twin.half)
 
+    @property
+    def identity(self) -> str:
+        """A word that other weights do not have: the hashes of what is mixed, and how."""
+        if self.twin is None or self.fidelity == 1:
+            return self.card.sha256
+        return f"{self.fidelity!r} {self.card.sha256} {self.twin.card.sha256}"
+
 
 def find_twin(path: Path) -> Weights | None:
     """The perceptual weights beside a weights file, or None.

@@ -1,0 +1,254 @@
+"""Which engine, precision and layout a network is fastest in: measured once, then remembered.
+
+Note [Engines are measured]
+~~~~~~~~~~~~~~~~~~~~~~~~~~~
+No rule says which is fastest: OpenVINO against torch goes from 0.95 to 2 times by network and
+processor, bf16 from 0.01 to 2 times, and channels_last wins for most networks and loses for some.
+So `auto` runs the very network on one tile in every way that is there, in turns. It counts
+processor seconds on one thread, since that is what a worker has (Note [Two slots]) and since other
+programs do not count there. The figures are kept in the user's cache under processor, weights and
+versions, so that the same input gives the same output again; without a cache nothing is measured,
+and the first way is taken.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from vidsr.engines import openvino_engine
+from vidsr.engines.engine import Engine
+from vidsr.engines.openvino_engine import OpenVINOEngine, check_convertible
+from vidsr.engines.precision import Precision, fastest_precision
+from vidsr.engines.remembered import Remembered, can_keep, processor
+from vidsr.engines.torch_engine import Layout, TorchEngine
+from vidsr.errors import DeviceError, ModelError
+
+EngineName = Literal["torch", "openvino"]
+CPU = torch.device("cpu")
+WORK = 2.5e9  # multiplications of a tile that is measured, or more by its least side
+SIDES = (64, 320)  # pixels, of such a tile
+ROUNDS = 9  # runs of each way at most, after a first one that is not counted
+SECONDS = 1.0  # of measuring at most, but for a round that has begun
+CLEARLY_SLOWER = 1.25  # times the fastest: such a way need not be run again
+WORTH_IT = 0.98  # of the first way's time: less than that is noise
+FALLS_BACK = "OpenVINO cannot convert this network faithfully: torch computes it"
+Figures = dict[str, float | None]  # processor seconds of a tile by `Way.words`; None: cannot run
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was asked for."""
+
+    engine: EngineName | Literal["auto"] = "auto"
+    precision: Precision | Literal["auto"] = "auto"
+    half: bool = False  # whether half precision keeps this network's pictures
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a network is computed."""
+
+    engine: EngineName = "torch"
+    precision: Precision = "fp32"
+    layout: Layout = "channels_last"  # of torch's feature maps; OpenVINO chooses for itself
+
+    @property
+    def words(self) -> str:
+        """For the plan, and as a key."""
+        layout = " planar" if self.layout == "planar" else ""
+        return f"{self.engine} {self.precision}{layout}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The way that is taken, and what is to be said of it."""
+
+    way: Way
+    measured: str = ""  # all figures in words; "" if there was nothing to compare
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network as far as a choice needs it."""
+
+    load: Callable[[], nn.Module]  # fp32, on the processor; called only if it must run
+    scale: int
+    weights: str  # what the weights are
+
+
+def choose(wish: Wish, subject: Subject, cache_dir: Path | None) -> Choice:
+    """How a network is computed on the processor.
+
+    Raises:
+        DeviceError: OpenVINO is asked for and is not installed, or lacks the precision here.
+    """
+    notes = []
+    if cache_dir is not None and not can_keep(cache_dir):
+        notes.append(
+            f"the cache folder {cache_dir} cannot be written: nothing is measured or kept, and "
+            "unless --engine says otherwise torch computes; XDG_CACHE_HOME names another"
+        )
+        cache_dir = None
+    ways = ways_for(wish, cache_dir)
+    instead = _torch_ways(wish, cache_dir)[0]
+    if cache_dir is None:
+        return _unmeasured(ways[0], instead, subject, notes)
+    if len(ways) == 1 and ways[0].engine == "torch":
+        return Choice(ways[0], notes=tuple(notes))
+    figures = _figures(ways, subject, Remembered(cache_dir / "engines.json"))
+    if any(seconds is None for seconds in figures.values()):
+        notes.append(FALLS_BACK)
+    best = _fastest(ways, figures) or instead
+    return Choice(best, _words(figures), tuple(notes))
+
+
+def ways_for(wish: Wish, cache_dir: Path | None) -> list[Way]:
+    """All ways that fit a wish on this processor, the one to take unmeasured first.
+
+    Raises:
+        DeviceError: as `choose`.
+    """
+    ways = []
+    if wish.engine != "openvino":
+        ways = _torch_ways(wish, cache_dir)
+    if wish.engine == "torch" or (wish.engine == "auto" and not openvino_engine.installed()):
+        return ways
+    listed = openvino_engine.precisions()
+    if wish.precision == "auto":
+        wanted = listed if wish.half else ("fp32",)
+    else:
+        wanted = tuple(name for name in listed if name == wish.precision)
+    if wish.engine == "openvino" and not wanted:
+        raise DeviceError(
+            f"OpenVINO has no {wish.precision} on this processor; choose --precision auto, or "
+            f"{' or '.join(listed)}"
+        )
+    return ways + [Way("openvino", precision) for precision in wanted]
+
+
+def _torch_ways(wish: Wish, cache_dir: Path | None) -> list[Way]:
+    if wish.precision == "auto":
+        half = fastest_precision(CPU, cache_dir=cache_dir) if wish.half else "fp32"
+        precisions = list(dict.fromkeys([half, "fp32"]))
+    else:
+        precisions = [wish.precision]
+    ways = [Way(precision=precision) for precision in precisions]
+    return [*ways, Way(layout="planar")] if "fp32" in precisions else ways
+
+
+def _unmeasured(way: Way, instead: Way, subject: Subject, notes: list[str]) -> Choice:
+    """The first way, or `instead` of OpenVINO's if that cannot be."""
+    if way.engine == "openvino":
+        try:
+            check_convertible(subject.load(), subject.scale)
+        except ModelError:
+            return Choice(instead, notes=(*notes, FALLS_BACK))
+    return Choice(way, notes=tuple(notes))
+
+
+def _figures(ways: list[Way], subject: Subject, remembered: Remembered) -> Figures:
+    """What is remembered of all `ways`, or else measured now, all of them together."""
+    versions = f"torch {torch.__version__} / {openvino_engine.version()}"
+    key = f"{processor()} / {versions} / {subject.weights}"
+    known = remembered.read(key)
+    wanted = [way.words for way in ways]
+    if not (isinstance(known, dict) and all(_is_figure(known.get(name, "")) for name in wanted)):
+        known = measure(ways, subject)
+        remembered.write(key, known)
+    return {name: known[name] for name in wanted}
+
+
+def _is_figure(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isfinite(value) and value > 0)
+
+
+def measure(ways: list[Way], subject: Subject) -> Figures:
+    """Processor seconds of one tile on one thread; None for what OpenVINO cannot convert."""
+    network = subject.load()
+    side = measured_side(network)
+    with _one_thread():
+        timed = _race(_opened(ways, network, subject.scale, side), side)
+    return {way.words: timed.get(way.words) for way in ways}
+
+
+def _race(engines: dict[str, Engine], side: int) -> dict[str, float]:
+    """The least seconds of each engine over several runs, in turns."""
+    tile = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    for engine in engines.values():
+        engine(tile)  # compiles, and fetches memory
+    least = dict.fromkeys(engines, math.inf)
+    running, began = set(engines), time.perf_counter()
+    for _ in range(ROUNDS):
+        for name in running:
+            least[name] = min(least[name], _seconds(engines[name], tile))
+        running = {name for name in running if least[name] < CLEARLY_SLOWER * min(least.values())}
+        if len(running) < 2 or time.perf_counter() - began > SECONDS:
+            break
+    return least
+
+
+def _opened(ways: list[Way], network: nn.Module, scale: int, side: int) -> dict[str, Engine]:
+    """The engines of the ways that this network can go, by their words."""
+    if any(way.engine == "openvino" for way in ways):
+        try:
+            check_convertible(network, scale)
+        except ModelError:
+            ways = [way for way in ways if way.engine == "torch"]
+    return {way.words: _open(way, network, scale, side) for way in ways}
+
+
+def _open(way: Way, network: nn.Module, scale: int, side: int) -> Engine:
+    tile = (side, side)
+    if way.engine == "openvino":
+        return OpenVINOEngine(network, scale=scale, precision=way.precision, tile=tile)
+    return TorchEngine(
+        network, scale=scale, device=CPU, precision=way.precision, tile=tile, layout=way.layout
+    )
+
+
+def measured_side(network: nn.Module) -> int:
+    """Pixels of the tile that a network is measured on: smaller, the larger the network."""
+    parameters = sum(weight.numel() for weight in network.parameters())
+    return min(max(math.isqrt(int(WORK / parameters)), SIDES[0]), SIDES[1])
+
+
+def _seconds(engine: Engine, tile: torch.Tensor) -> float:
+    began = time.process_time()
+    engine(tile)
+    return time.process_time() - began
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _fastest(ways: list[Way], figures: Figures) -> Way | None:
+    """The fastest way, or the first one if the gain is within noise; None if none can run."""
+    running = {way: seconds for way in ways if (seconds := figures[way.words]) is not None}
+    if not running:
+        return None
+    first = next(iter(running))
+    best = min(running, key=lambda way: running[way])
+    return best if running[best] < WORTH_IT * running[first] else first
+
+
+def _words(figures: Figures) -> str:
+    """All figures, the fastest first."""
+    running = [(seconds, name) for name, seconds in figures.items() if seconds is not None]
+    return ", ".join(f"{name} {seconds * 1e3:.3g} ms" for seconds, name in sorted(running))

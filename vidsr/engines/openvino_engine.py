@@ -1,0 +1,271 @@
+"""Networks on the processor through OpenVINO (extra: vidsr[openvino]).
+
+Note [OpenVINO's own ways]
+~~~~~~~~~~~~~~~~~~~~~~~~~~
+- Its `convert_model` reports each conversion to a server of its maker's, without asking. The
+  PyTorch frontend below it does not, so that one is called here, on a traced network.
+- Left alone it computes in bf16 wherever the processor lists it, faster or not, so the precision is
+  always said. A precision that the processor lacks it replaces by f32 in silence: `precisions`
+  tells.
+- `import_model` takes a blob with altered weights for good, so the store keeps a hash in front.
+- Threads are not pinned: every worker has a compiled model of its own (Note [Two slots]), and each
+  would be pinned to the same first core. A worker on every core took no more processor time than
+  one worker on all of them: 98 % (fast-x2), 95 % (fast-x4), 99 to 100 % (64 channels, SRGAN).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import importlib.metadata
+import importlib.util
+import io
+import threading
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from vidsr.engines.precision import DTYPES, Precision
+from vidsr.engines.remembered import processor, replace_file
+from vidsr.engines.torch_engine import device_errors
+from vidsr.errors import DeviceError, ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+INSTALL = "pip install 'vidsr[openvino]'"
+CPU = torch.device("cpu")
+MOST_KEPT = 24  # compiled models in the store; each is as large as the weights
+NEAR_ENOUGH = 1e-3  # of the display range: a converted network's largest difference from torch's
+_LISTED: dict[str, Precision] = {"FP32": "fp32", "BF16": "bf16", "FP16": "fp16"}
+_HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+_PROBES = ((8, 8), (21, 24))  # (h, w): traced at the first, proven at the second; x4 unshuffles
+_CONVERTING = threading.Lock()  # tracing sets torch's and Python's global state aside
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of compiled models; a broken one is compiled again, a full disk costs only time."""
+
+    folder: Path
+    weights: str  # what the weights are: other weights are another model
+
+    def read(self, kind: str) -> bytes | None:
+        """What was kept of these weights under `kind`, to the bit; else None."""
+        try:
+            content = self._path(kind).read_bytes()
+        except OSError:
+            return None
+        digest, blob = content[:32], content[32:]
+        return blob if hashlib.sha256(blob).digest() == digest else None
+
+    def write(self, kind: str, blob: bytes) -> None:
+        """Keep a compiled model, and of all only the latest `MOST_KEPT`."""
+        if not replace_file(self._path(kind), hashlib.sha256(blob).digest() + blob):
+            return
+        with contextlib.suppress(OSError):  # another process cleans up at the same time
+            kept = sorted(self.folder.glob("*.blob"), key=lambda path: path.stat().st_mtime)
+            for old in kept[:-MOST_KEPT]:
+                old.unlink()
+
+    def _path(self, kind: str) -> Path:
+        words = f"{self.weights} / {kind} / {processor()} / {version()}"
+        return self.folder / f"{hashlib.sha256(words.encode()).hexdigest()}.blob"
+
+
+class OpenVINOEngine:
+    """An `Engine` that runs the converted network, compiled for one shape at its first call."""
+
+    device = CPU
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        scale: int,
+        precision: Precision,
+        tile: tuple[int, int],
+        batch: int = 1,
+        threads: int = 1,
+        store: Store | None = None,
+    ) -> None:
+        """Make ready; `precision` is one of `precisions()`.
+
+        Args:
+            network: fp32, on the processor, in eval mode; it is not copied and not changed.
+            scale: output pixels per input pixel, each way.
+            precision: of the arithmetic; input and output are float32.
+            tile: (h, w) of the input.
+            batch: tiles per call.
+            threads: that one call may use.
+            store: where compiled models are kept; None compiles anew.
+        """
+        self.scale = scale
+        self.dtype = DTYPES[precision]
+        self.precision: Precision = precision
+        self.tile = tile
+        self.batch = batch
+        self.threads = threads
+        self._network = network
+        self._store = store
+        self._request: Any = None  # of the compiled model
+
+    @torch.inference_mode()
+    def __call__(self, tiles: Tensor) -> Tensor:
+        """See `Engine`.
+
+        Raises:
+            ModelError: OpenVINO cannot convert the network (at the first call).
+        """
+        if tiles.shape != self._shape:
+            raise ValueError(
+                f"tiles of shape {tuple(tiles.shape)}; this engine takes {self._shape}"
+            )
+        height, width = self.tile
+        with device_errors(CPU):
+            request = self._request = self._request or self._compiled().create_infer_request()
+            clamped = tiles.clamp(0, 1).contiguous()
+            output = torch.empty(self.batch, 3, height * self.scale, width * self.scale)
+            request.set_input_tensor(_shared(clamped))
+            request.set_output_tensor(_shared(output))  # OpenVINO writes there, without a copy
+            request.infer()
+        return output
+
+    def resized(self, tile: tuple[int, int], batch: int) -> OpenVINOEngine:
+        """See `Engine`."""
+        other = copy.copy(self)
+        other.tile, other.batch, other._request = tile, batch, None
+        return other
+
+    def in_fp32(self) -> OpenVINOEngine:
+        """See `Engine`."""
+        other = copy.copy(self)
+        other.precision, other.dtype, other._request = "fp32", torch.float32, None
+        return other
+
+    @property
+    def _shape(self) -> tuple[int, int, int, int]:
+        return self.batch, 3, *self.tile
+
+    def _compiled(self) -> Any:
+        import openvino
+
+        core = openvino.Core()
+        kind = f"{self._shape} {self.precision}"
+        options = {
+            "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
+            "INFERENCE_NUM_THREADS": self.threads,
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,
+        }
+        if self._store and (blob := self._store.read(kind)):
+            with contextlib.suppress(RuntimeError):  # whole, and yet not for this OpenVINO
+                return core.import_model(io.BytesIO(blob), "CPU", options)
+        compiled = core.compile_model(convert(self._network, self._shape), "CPU", options)
+        if self._store:
+            exported = io.BytesIO()
+            compiled.export_model(exported)
+            self._store.write(kind, exported.getvalue())
+        return compiled
+
+
+def convert(network: nn.Module, shape: tuple[int, int, int, int]) -> Any:
+    """An `openvino.Model` of a network for inputs (N,3,H,W) of exactly `shape`.
+
+    Raises:
+        ModelError: OpenVINO does not know an operation, or the network cannot be traced.
+    """
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    with _CONVERTING, _conversion_errors(network), warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # jit.trace is deprecated; torch.export takes 5 times as long
+        example = torch.rand(1, 3, *_PROBES[0])
+        traced = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        decoder = TorchScriptPythonDecoder(traced)  # must outlive the conversion
+        model = frontend.convert(frontend.load(decoder))
+        model.reshape(list(shape))
+    return model
+
+
+def check_convertible(network: nn.Module, scale: int) -> None:
+    """Prove on a small picture that the converted network gives what the network gives.
+
+    Raises:
+        ModelError: it cannot be converted, or it gives something else.
+    """
+    engine = OpenVINOEngine(network, scale=scale, precision="fp32", tile=_PROBES[1])
+    picture = torch.rand(1, 3, *_PROBES[1], generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode(), _conversion_errors(network):
+        difference = (engine(picture) - network(picture)).abs().max()
+    if not difference < NEAR_ENOUGH:
+        raise ModelError(
+            f"OpenVINO changes what {type(network).__name__} computes (by {difference:.2g})"
+        )
+
+
+@contextlib.contextmanager
+def _conversion_errors(network: nn.Module) -> Iterator[None]:
+    """Translate what tracing and the frontend raise; OpenVINO's own types derive from nothing."""
+    from openvino import frontend
+
+    failures = (
+        frontend.OpConversionFailure,
+        frontend.OpValidationFailure,
+        frontend.NotImplementedFailure,
+        frontend.GeneralFailure,
+        DeviceError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    )
+    try:
+        yield
+    except failures as exc:
+        name, why = type(network).__name__, str(exc).strip().rsplit("\n", 1)[-1]
+        raise ModelError(f"OpenVINO cannot convert {name} ({why})") from exc
+
+
+def _shared(tensor: Tensor) -> Any:
+    import openvino
+
+    return openvino.Tensor(tensor.numpy(), shared_memory=True)
+
+
+def installed() -> bool:
+    """Whether the extra is there; loads nothing."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+def version() -> str:
+    """Of OpenVINO, as a word for keys and tables; loads nothing."""
+    return f"openvino {importlib.metadata.version('openvino')}" if installed() else "no openvino"
+
+
+def precisions() -> tuple[Precision, ...]:
+    """What the processor computes in by itself, by OpenVINO's list; fp32 comes first.
+
+    Listed is not fast: there are processors whose bf16 is slower than fp32.
+
+    Raises:
+        DeviceError: OpenVINO is not installed, or does not load.
+    """
+    if not installed():
+        raise DeviceError(f"--engine openvino needs OpenVINO; add it with {INSTALL}")
+    try:
+        import openvino
+    except (ImportError, OSError) as exc:
+        raise DeviceError(
+            f"OpenVINO does not load ({exc}); choose --engine torch, or mend it with {INSTALL}"
+        ) from exc
+
+    listed = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return tuple(precision for name, precision in _LISTED.items() if name in listed)
