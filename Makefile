@@ -5,9 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SHARED ?= ../shared
 
-.PHONY: demo test check format clips resume-check bench clean
-.PHONY: demo test check format clips bench large clean
-.PHONY: demo test check format clips fuzz bench clean
+.PHONY: demo test check format clips resume-check fuzz bench large clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -43,6 +41,7 @@ clips: $(VENV)/installed-test
 # Every clip again: killed three times, gone on with, and held against a run that was not killed.
 resume-check: $(VENV)/installed-test
 	$(BIN)/python benchmarks/resume.py $(SHARED)/clips
+
 # Two thousand damaged files through every reader; two hundred are part of `check`.
 fuzz: $(VENV)/installed-test
 	$(BIN)/python tests/fuzz.py --mutants 2000
