@@ -114,6 +114,7 @@ class Frame:
     top_field_first: bool = False
     damaged: bool = False  # the decoder concealed errors in this picture
     lead: bool = False  # from before the start: a stage that remembers sees it, nobody else does
+    restart: bool = False  # stages forget earlier pictures first: a segment begins
 
     @property
     def width(self) -> int:

@@ -18,6 +18,7 @@ import torch
 from vidsr.coloring import WARM_UP_FRAMES, Tint, tint_of
 from vidsr.errors import MediaError, RequestError, VerificationError
 from vidsr.events import Event, Progress, Result
+from vidsr.following import RUN
 from vidsr.frame import ColorSpec, Frame, Packet, PixelLayout
 from vidsr.media import images
 from vidsr.media.color import ColorConverter
@@ -169,7 +170,8 @@ def run(
         with contextlib.ExitStack() as queues:
             items = clock.watch("decode", queues.enter_context(_ahead(reader, limit, "decode")))
             for name, workers in streams.items():
-                queue = queues.enter_context(_ahead(stream(items, workers), limit, name))
+                frames = stream(items, workers, plan.engine.reuse)
+                queue = queues.enter_context(_ahead(frames, limit, name))
                 items = clock.watch(name, queue)
             for item in items:
                 writer.write(item)
@@ -221,7 +223,8 @@ def _streams(plan: Plan, stages: list[Stage] | None) -> dict[str, list[Worker]]:
         def enlarging() -> Chain:
             return _chain(plan, arriving, open_stages(plan.engine, plan.target), leaving)
 
-        streams["compute"] = workers_on(device, enlarging, plan.engine.workers)
+        run = RUN if plan.engine.reuse == "motion" else 1
+        streams["compute"] = workers_on(device, enlarging, plan.engine.workers, run=run)
     return streams
 
 
@@ -356,6 +359,7 @@ def _result(
         bytes=written.bytes,
         retiled=counted.retiled,
         recomputed=counted.recomputed,
+        reused=max(0.0, 1 - counted.computed / read.frames) if counted.computed else 0.0,
         busy=clock.shares(),
         notes=tuple(notes),
     )

@@ -54,6 +54,43 @@ def warp(planes: NDArray[np.float32], flow: NDArray[np.float32]) -> NDArray[np.f
     return np.stack([cv2.remap(p, x, y, cv2.INTER_LINEAR, borderMode=border) for p in planes])
 
 
+def warp_pixels(picture: NDArray[np.float32], flow: NDArray[np.float32]) -> NDArray[np.float32]:
+    """As `warp`, of a picture (H,W,C): all channels in one pass.
+
+    Raises:
+        RequestError: OpenCV is not installed.
+    """
+    cv2 = opencv()
+    height, width = flow.shape[:2]
+    places = flow + np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
+    warped = cv2.remap(
+        picture, places.astype(np.float32), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    return cast("NDArray[np.float32]", warped)
+
+
+def enlarged_flow(flow: NDArray[np.float32], scale: int) -> NDArray[np.float32]:
+    """The same motion for a picture `scale` times as large.
+
+    Raises:
+        RequestError: OpenCV is not installed.
+    """
+    cv2 = opencv()
+    large = cv2.resize(flow, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+    return cast("NDArray[np.float32]", large * np.float32(scale))
+
+
+def enlarged(picture: NDArray[np.float32], scale: int) -> NDArray[np.float32]:
+    """A picture (H,W,C) `scale` times as large, bicubic (Keys 1981).
+
+    Raises:
+        RequestError: OpenCV is not installed.
+    """
+    cv2 = opencv()
+    large = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    return cast("NDArray[np.float32]", large)
+
+
 class CutDetector:
     """Finds the first picture of each shot by its luma histograms.
 
@@ -103,8 +140,11 @@ def _cumulative_histograms(luma: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 @cache
-def opencv() -> Any:
+def opencv(way_out: str = "--stability 0 colors every frame for itself") -> Any:
     """OpenCV, on one thread: how many there are changes what its search finds.
+
+    Args:
+        way_out: what to say to those who do without.
 
     Raises:
         RequestError: it is not installed.
@@ -114,7 +154,7 @@ def opencv() -> Any:
     except ImportError as exc:
         raise RequestError(
             "following motion needs OpenCV, which is not installed; pip install 'vidsr[color]', or "
-            "--stability 0 colors every frame for itself"
+            + way_out
         ) from exc
     cv2.setNumThreads(1)
     return cv2

@@ -14,6 +14,7 @@ from vidsr.coloring import WORKING_SIDE, Colorize, Look, Reference
 from vidsr.engines.precision import DTYPES, Precision, fastest_precision
 from vidsr.engines.torch_engine import TorchEngine, open_device
 from vidsr.errors import ModelError, RequestError
+from vidsr.following import PART_HALO, REUSE_ERROR, Follow
 from vidsr.frame import Matrix
 from vidsr.media import images
 from vidsr.media.color import luma_weights, rgb_of_codes
@@ -22,6 +23,7 @@ from vidsr.models.load import Network, Weights, check, find_twin, load, load_mix
 from vidsr.motion import opencv
 from vidsr.planning import Target
 from vidsr.request import ColorRequest, EngineRequest, Job
+from vidsr.reuse import Reuse
 from vidsr.stages import (
     SMALLEST_KEPT,
     Counters,
@@ -56,6 +58,8 @@ class EnginePlan:
     threads: int  # of each worker
     workers: int  # frames that are computed at once; see Note [Two slots]
     memory_bytes: int  # estimate of what the engine takes
+    reuse: Reuse = "exact"  # of what did not change from frame to frame, or only moved
+    reuse_error: float = REUSE_ERROR  # mean squared, in 8-bit codes, that motion may leave
 
     @property
     def card(self) -> ModelCard:
@@ -99,6 +103,7 @@ def plan_engine(
             fidelity is asked for and there is nothing to mix.
     """
     device = open_device(request.device)
+    _check_reuse(request, device)
     model, why = request.model, ""
     if model is None:
         model, why = default_family(device.type, shipped_cards(), factor)
@@ -126,6 +131,8 @@ def plan_engine(
         threads=max(1, cores // workers),
         workers=workers,
         memory_bytes=engine_bytes * workers,
+        reuse=request.reuse,
+        reuse_error=REUSE_ERROR if request.reuse_error is None else request.reuse_error,
     )
 
 
@@ -237,6 +244,7 @@ def plan_color(request: ColorRequest, engine: EngineRequest) -> ColorPlan:
         threads=engine.threads or usable_cores(),
         workers=1,
         memory_bytes=2 * WORKING_SIDE**2 * COLOR_PIXEL_BYTES,
+        reuse="off" if engine.reuse == "off" else "exact",  # color alone follows motion its own way
     )
     return ColorPlan(plan, request.look, request.reference)
 
@@ -269,6 +277,16 @@ def fit_tile(engine: EnginePlan, size: tuple[int, int]) -> EnginePlan:
     tile, batch = _choose_tile(card, precision, device, engine.overlap, size)
     memory = _tile_bytes(card, precision, tile, size) * batch
     return replace(engine, tile=tile, batch=batch, workers=1, memory_bytes=memory)
+
+
+def _check_reuse(request: EngineRequest, device: torch.device) -> None:
+    if request.reuse != "motion":
+        return
+    if device.type != "cpu":
+        raise RequestError(
+            f"--reuse motion is for a processor, and this runs on {device}; leave it out"
+        )
+    opencv("--reuse exact needs none")
 
 
 def _check_tile(request: EngineRequest, card: ModelCard, size: tuple[int, int]) -> None:
@@ -336,6 +354,7 @@ def open_stages(engine: EnginePlan, target: Target, network: Network | None = No
         target: the size that comes out.
         network: of `engine.weights`, by whoever has loaded it before; it is copied.
     """
+    halo, follows = engine.card.halo, engine.reuse == "motion"
     upscale = Upscale(
         TorchEngine(
             network or load_mixed(engine.weights),
@@ -345,13 +364,15 @@ def open_stages(engine: EnginePlan, target: Target, network: Network | None = No
             tile=(engine.tile, engine.tile),
             batch=engine.batch,
         ),
-        halo=engine.card.halo,
+        halo=halo,
         overlap=engine.overlap,
         tile=engine.tile,
         batch=engine.batch,
+        part_halo=min(halo, PART_HALO) if follows else None,
     )
+    stage: Stage = Follow(upscale, error=engine.reuse_error) if follows else upscale
     exact = target.factor == engine.card.scale and not target.square_pixels
-    return [upscale] if exact else [upscale, Resize(target.height, target.width)]
+    return [stage] if exact else [stage, Resize(target.height, target.width)]
 
 
 def open_colorizer(color: ColorPlan, matrix: Matrix) -> Colorize:
@@ -367,5 +388,9 @@ def open_colorizer(color: ColorPlan, matrix: Matrix) -> Colorize:
 
 def fallbacks(stages: list[Stage]) -> Counters:
     """What the stages counted, together."""
-    counters = [stage.counters for stage in stages if isinstance(stage, Upscale)]
-    return Counters(sum(one.retiled for one in counters), sum(one.recomputed for one in counters))
+    counters = [stage.counters for stage in stages if isinstance(stage, Upscale | Follow)]
+    return Counters(
+        sum(one.retiled for one in counters),
+        sum(one.recomputed for one in counters),
+        sum(one.computed for one in counters),
+    )

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from vidsr.engines.torch_engine import device_errors
 from vidsr.errors import ModelError, OutOfMemory
-from vidsr.tiling import Blend, Grid
+from vidsr.reuse import cover, grown, meets
+from vidsr.tiling import Blend, Grid, Rect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vidsr.engines.engine import Engine
+    from vidsr.reuse import Blocks, Parts
 
     # A batch of tiles and what the engine made of it -> what to use, and which are not finite.
     Check = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
@@ -29,6 +31,8 @@ FASTEST_TILE = {"cuda": 1024, "mps": 512}  # pixels; not measured yet
 CPU_WORKING_SET = 128 << 20  # bytes: some four feature maps of 32 MiB, see _fastest_pixels
 CPU_SMALLEST_TILE = 256  # pixels
 SMALLEST_KEPT = 16  # pixels that a tile keeps beside halo and overlap when memory is short
+MOST_IN_PARTS = 0.9  # of the whole's cost: beyond it, the whole is computed
+PROBE = (32, 16)  # pixels kept, and cut off beyond the halo, to see if parts are as the whole
 
 
 class Stage(Protocol):
@@ -49,18 +53,32 @@ class Stage(Protocol):
         None where that cannot happen. The stage never waits for it; whoever reads it does.
         """
 
+    @property
+    def holds(self) -> bool:
+        """True if a picture that repeats the one before may be given the same result again."""
+
+    def reach(self, height: int, width: int) -> int:
+        """How far beside its own place a pixel's result looks, in pixels of such a picture."""
+
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of what a picture of that size becomes."""
 
-    def __call__(self, rgb: Tensor) -> Tensor:
-        """Process one picture.
+    def affected(self, changed: Blocks, size: tuple[int, int], beside: int) -> Parts | None:
+        """The parts of the result to compute if only some blocks of a picture (H,W) changed.
+
+        Everything that depends on a block, directly or through what lies up to `beside` pixels
+        from it, is in one of them. None is all of it, where that is as cheap or all there is.
+        """
+
+    def __call__(self, rgb: Tensor, parts: Parts | None = None) -> Tensor:
+        """Process one picture; with `parts`, whatever lies elsewhere in the result may be wrong.
 
         Raises:
             OutOfMemory: the device's memory is full and no smaller tile is left to try.
             DeviceError: the device failed.
         """
 
-    def redo(self, rgb: Tensor) -> Tensor:
+    def redo(self, rgb: Tensor, parts: Parts | None = None) -> Tensor:
         """The same picture again, its non-finite tiles in fp32; waits for the device.
 
         Raises:
@@ -77,6 +95,7 @@ class Counters:
 
     retiled: int = 0  # times that a picture was computed again with smaller tiles
     recomputed: int = 0  # tiles that were computed again in fp32
+    computed: float = 0.0  # pictures that the network ran on; a part counts by its pixels
 
 
 @dataclass(frozen=True)
@@ -93,11 +112,22 @@ class Upscale:
     """Enlarges with a network, tile by tile."""
 
     keeps_luma = False
+    holds = True
 
-    def __init__(self, engine: Engine, *, halo: int, overlap: int, tile: int, batch: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        halo: int,
+        overlap: int,
+        tile: int,
+        batch: int,
+        part_halo: int | None = None,
+    ) -> None:
         """Make ready; `tile` (its halo included) and `batch` are upper limits.
 
-        They shrink to what a small picture needs, and for good when memory runs out.
+        They shrink to what a small picture needs, and for good when memory runs out. `part_halo` is
+        what is shown around parts; None is the halo, and whole tiles unless parts are then exact.
         """
         self.scale = engine.scale
         self.tile = tile
@@ -109,21 +139,47 @@ class Upscale:
         self._overlap = overlap
         self._fit: _Fit | None = None
         self._exact: Engine | None = None
+        self._canvas: Tensor | None = None  # where parts of a picture are put
+        self._divisible = None if part_halo is None else engine.any_shape
+        self.part_halo = halo if part_halo is None else part_halo
+
+    def reach(self, height: int, width: int) -> int:
+        """See `Stage`."""
+        return self._halo if self._any_parts() else max(height, width)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """See `Stage`."""
         return height * self.scale, width * self.scale
 
-    def __call__(self, rgb: Tensor) -> Tensor:
+    def affected(self, changed: Blocks, size: tuple[int, int], beside: int) -> Parts | None:
+        """See `Stage`: rectangles, or else whole tiles."""
+        grid = Grid(*size, self.tile, self._halo, self._overlap)
+        if self._any_parts():
+            needed = grown(changed, self._halo + beside)
+            parts = cover(needed, size, self._halo + beside)
+        else:
+            shown = [
+                number
+                for number in range(len(grid))
+                if meets(changed, grid.seen(number).grown(beside))
+            ]
+            parts = tuple(grid.kept(number).grown(beside) for number in shown)
+        return parts if self._share(grid, parts) < MOST_IN_PARTS else None
+
+    def share(self, size: tuple[int, int], parts: Parts) -> float:
+        """What parts of a picture (H,W) cost, the whole being 1."""
+        return self._share(Grid(*size, self.tile, self._halo, self._overlap), parts)
+
+    def __call__(self, rgb: Tensor, parts: Parts | None = None) -> Tensor:
         """See `Stage`."""
         check = self._note if self._engine.dtype != torch.float32 else _trust
-        output, faults = self._enlarge(rgb, check)
+        output, faults = self._enlarge(rgb, parts, check)
         self.faulty = faults.any() if faults is not None else None
         return output
 
-    def redo(self, rgb: Tensor) -> Tensor:
+    def redo(self, rgb: Tensor, parts: Parts | None = None) -> Tensor:
         """See `Stage`."""
-        output, faults = self._enlarge(rgb, self._mend)
+        output, faults = self._enlarge(rgb, parts, self._mend)
         self.faulty = None
         self.counters.recomputed += int(faults.sum()) if faults is not None else 0
         return output
@@ -132,29 +188,94 @@ class Upscale:
         """See `Stage`; nothing is remembered."""
 
     @torch.inference_mode()
-    def _enlarge(self, rgb: Tensor, check: Check) -> tuple[Tensor, Tensor | None]:
+    def _enlarge(
+        self, rgb: Tensor, parts: Parts | None, check: Check
+    ) -> tuple[Tensor, Tensor | None]:
         """The enlarged picture, and which of its tiles were not finite if `check` looked."""
         while True:
             try:
                 with device_errors(self._engine.device):
-                    return self._enlarge_once(rgb, check)
+                    return self._enlarge_once(rgb, parts, check)
             except OutOfMemory as exc:
                 self._shrink(max(rgb.shape[-2:]), exc)
             # Only here, after the exception and the tensors in its frames are gone, try again.
 
-    def _enlarge_once(self, rgb: Tensor, check: Check) -> tuple[Tensor, Tensor | None]:
+    def _enlarge_once(
+        self, rgb: Tensor, parts: Parts | None, check: Check
+    ) -> tuple[Tensor, Tensor | None]:
         fit = self._fit_for(rgb.shape[-2], rgb.shape[-1])
         faults: list[Tensor] = []
 
-        def outputs() -> Iterator[Tensor]:
-            for tiles in fit.grid.batches(rgb, fit.engine.batch):
-                output, fault = check(tiles, fit.engine(tiles))
-                if fault is not None:
-                    faults.append(fault)
-                yield output
+        def run(engine: Engine, tiles: Tensor) -> Tensor:
+            output, fault = check(tiles, engine(tiles))
+            if fault is not None:
+                faults.append(fault)
+            return output
 
-        picture = _with_excess(fit.blend.merge(outputs()), rgb, self.scale)
-        return picture, torch.cat(faults)[: len(fit.grid)] if faults else None
+        self.counters.computed += 1.0 if parts is None else self._share(fit.grid, parts)
+        excess = _excess(rgb, self.scale)
+        if parts is not None and self._any_parts():
+            for part in parts:
+                self._put(fit, part, self._patch(fit, part, rgb, run), excess)
+            assert self._canvas is not None
+            return self._canvas, torch.cat(faults) if faults else None
+        numbers = range(len(fit.grid)) if parts is None else fit.grid.meeting(parts)
+        tiles = fit.grid.batches(rgb, fit.engine.batch, numbers)
+        picture = fit.blend.merge((run(fit.engine, some) for some in tiles), numbers)
+        picture = picture if excess is None else picture.add_(excess)
+        return picture, torch.cat(faults)[: len(numbers)] if faults else None
+
+    def _patch(
+        self, fit: _Fit, part: Rect, rgb: Tensor, run: Callable[[Engine, Tensor], Tensor]
+    ) -> Tensor:
+        """A part of the result (1,3,h,w) float32, as the tiles of the grid would give it."""
+        patch: Tensor | None = None
+        for number, shown, seen in self._pieces(fit.grid, [part]):
+            output = run(self._engine.resized(seen.shape, 1), seen.of(rgb))
+            piece = shown.seen_from(seen).of(output, self.scale)
+            if len(fit.grid) == 1:
+                return piece.float()
+            if patch is None:
+                patch = torch.zeros(1, 3, *(self.scale * side for side in part.shape))
+            fit.blend.add(patch, part, number, shown, piece[0])
+        assert patch is not None
+        return patch
+
+    def _put(self, fit: _Fit, part: Rect, patch: Tensor, excess: Tensor | None) -> None:
+        canvas = self._canvas_for(fit, patch)
+        if excess is not None:
+            patch.add_(part.of(excess, self.scale))
+        part.of(canvas, self.scale).copy_(patch)
+
+    def _canvas_for(self, fit: _Fit, patch: Tensor) -> Tensor:
+        """Memory laid out as the whole result is, so that what follows rounds as it would."""
+        size = (1, 3, *(self.scale * side for side in fit.size))
+        if self._canvas is None or self._canvas.shape != size:
+            last = len(fit.grid) == 1 and patch.stride(1) == 1
+            layout = torch.channels_last if last else torch.contiguous_format
+            self._canvas = torch.zeros(size).contiguous(memory_format=layout)
+        return self._canvas
+
+    def _share(self, grid: Grid, parts: Parts) -> float:
+        """What parts cost, the whole being 1."""
+        if not self._any_parts():
+            return len(grid.meeting(parts)) / len(grid)
+        pixels = sum(seen.area for _, _, seen in self._pieces(grid, parts))
+        return pixels / (len(grid) * grid.seen(0).area)
+
+    def _pieces(self, grid: Grid, parts: Parts) -> Iterator[tuple[int, Rect, Rect]]:
+        """What each tile has of each part: its number, that piece, and what the network sees."""
+        for part in parts:
+            for number in grid.meeting([part]):
+                shown = part.shared_with(grid.kept(number))
+                yield number, shown, shown.grown(self.part_halo).shared_with(grid.seen(number))
+
+    def _any_parts(self) -> bool:
+        """Whether a part with its halo around it comes out as in the whole, to the bit."""
+        if self._divisible is None:
+            engine = self._engine
+            self._divisible = engine.any_shape and _is_divisible(engine, self._halo)
+        return self._divisible
 
     def _fit_for(self, height: int, width: int) -> _Fit:
         """The grid and engine for a picture size; kept until the size or the tile changes."""
@@ -195,7 +316,7 @@ class Upscale:
         fault = _not_finite(output)
         if not fault.any():
             return output, fault
-        again = self._exact_engine()(tiles)
+        again = self._exact_engine(tiles)(tiles)
         if _not_finite(again).any():
             raise ModelError(
                 "the network's output is not finite even in fp32; its weights are damaged, "
@@ -203,13 +324,28 @@ class Upscale:
             )
         return torch.where(fault[:, None, None, None], again, output.float()), fault
 
-    def _exact_engine(self) -> Engine:
+    def _exact_engine(self, tiles: Tensor) -> Engine:
         if self._exact is None:
             self._exact = self._engine.in_fp32()
-        wanted = self._engine.tile, self._engine.batch
-        if (self._exact.tile, self._exact.batch) != wanted:
-            self._exact = self._exact.resized(*wanted)
+        batch, _, height, width = tiles.shape
+        if (self._exact.tile, self._exact.batch) != ((height, width), batch):
+            self._exact = self._exact.resized((height, width), batch)
         return self._exact
+
+
+@torch.inference_mode()
+def _is_divisible(engine: Engine, halo: int) -> bool:
+    """Try it on noise: the middle of a picture, cut out with a halo around it."""
+    kept, beyond = PROBE
+    side = kept + 2 * (halo + beyond)
+    noise = torch.Generator().manual_seed(0)
+    picture = torch.rand(1, 3, side, side + kept, generator=noise).to(engine.device)
+    middle = Rect(0, 0, side, side + kept).grown(-halo - beyond)
+    seen = middle.grown(halo)
+    whole = engine.resized((side, side + kept), 1)(picture)
+    part = engine.resized(seen.shape, 1)(seen.of(picture))
+    inside = middle.seen_from(seen).of(part, engine.scale)
+    return torch.equal(middle.of(whole, engine.scale), inside)
 
 
 def _trust(_tiles: Tensor, output: Tensor) -> tuple[Tensor, None]:
@@ -222,19 +358,18 @@ def _not_finite(tiles: Tensor) -> Tensor:
     return ~tiles.sum(dim=(1, 2, 3), dtype=torch.float32).isfinite()
 
 
-def _with_excess(output: Tensor, rgb: Tensor, scale: int) -> Tensor:
-    """Add what the engine clamped away, bilinearly enlarged, to `output` in place.
+def _excess(rgb: Tensor, scale: int) -> Tensor | None:
+    """What the engine clamps away, bilinearly enlarged: (1,3,H*scale,W*scale), or None.
 
-    So blacker-than-black and superwhite survive. The CPU looks first whether there is any; on
-    another device looking would be waiting.
+    Added to the result, so that blacker-than-black and superwhite survive. The CPU looks first
+    whether there is any; on another device looking would be waiting.
     """
     if rgb.device.type == "cpu":
         low, high = rgb.aminmax()
         if low >= 0 and high <= 1:
-            return output
+            return None
     planes = (rgb - rgb.clamp(0, 1)).transpose(0, 1)  # (3,1,H,W): twice as fast on the CPU
-    enlarged = F.interpolate(planes, scale_factor=float(scale), mode="bilinear")
-    return output.add_(enlarged.transpose(0, 1))
+    return F.interpolate(planes, scale_factor=float(scale), mode="bilinear").transpose(0, 1)
 
 
 class Repeat:
@@ -242,21 +377,30 @@ class Repeat:
 
     keeps_luma = False
     faulty = None
+    holds = True
 
     def __init__(self, scale: int = 1) -> None:
         self.scale = scale
+
+    def reach(self, height: int, width: int) -> int:
+        """See `Stage`."""
+        return 0
+
+    def affected(self, changed: Blocks, size: tuple[int, int], beside: int) -> Parts | None:
+        """See `Stage`."""
+        return None
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """See `Stage`."""
         return height * self.scale, width * self.scale
 
-    def __call__(self, rgb: Tensor) -> Tensor:
+    def __call__(self, rgb: Tensor, parts: Parts | None = None) -> Tensor:
         """See `Stage`."""
         if self.scale == 1:
             return rgb
         return rgb.repeat_interleave(self.scale, dim=2).repeat_interleave(self.scale, dim=3)
 
-    def redo(self, rgb: Tensor) -> Tensor:
+    def redo(self, rgb: Tensor, parts: Parts | None = None) -> Tensor:
         """See `Stage`."""
         return self(rgb)
 
@@ -272,6 +416,7 @@ class Resize:
 
     keeps_luma = False
     faulty = None
+    holds = True
 
     def __init__(self, height: int, width: int) -> None:
         self.height = height
@@ -280,12 +425,21 @@ class Resize:
         self._rows: list[_Piece] = []
         self._columns: list[_Piece] = []
 
+    def reach(self, height: int, width: int) -> int:
+        """See `Stage`."""
+        stretch = max(height / self.height, width / self.width, 1.0)
+        return math.ceil(LANCZOS_LOBES * stretch) + 1
+
+    def affected(self, changed: Blocks, size: tuple[int, int], beside: int) -> Parts | None:
+        """See `Stage`."""
+        return None
+
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """See `Stage`."""
         return self.height, self.width
 
     @torch.inference_mode()
-    def __call__(self, rgb: Tensor) -> Tensor:
+    def __call__(self, rgb: Tensor, parts: Parts | None = None) -> Tensor:
         """See `Stage`."""
         height, width = rgb.shape[-2:]
         if (height, width) == (self.height, self.width):
@@ -296,7 +450,7 @@ class Resize:
             rgb = torch.cat([rgb[..., p.first : p.end] @ p.matrix.T for p in self._columns], dim=3)
             return torch.cat([p.matrix @ rgb[:, :, p.first : p.end] for p in self._rows], dim=2)
 
-    def redo(self, rgb: Tensor) -> Tensor:
+    def redo(self, rgb: Tensor, parts: Parts | None = None) -> Tensor:
         """See `Stage`."""
         return self(rgb)
 

@@ -78,6 +78,17 @@ def upscale(
     ] = "auto",
     overlap: Annotated[int, typer.Option(help="Input pixels over which tiles are blended.")] = 16,
     threads: words.Threads = None,
+    reuse: Annotated[
+        words.ReuseWord,
+        typer.Option(
+            help="What is not computed again: what did not change (same pictures, sooner), also "
+            "what only moved (nearly the same, for large networks), nothing."
+        ),
+    ] = words.ReuseWord.exact,
+    reuse_error: Annotated[
+        float | None,
+        typer.Option(help="Mean squared error, in 8-bit codes, that --reuse motion accepts."),
+    ] = None,
     encoder: words.EncoderName = None,
     crf: words.Crf = None,
     preset: words.Preset = None,
@@ -116,7 +127,15 @@ def upscale(
             destination=output,
             size=SizeRequest(scale=scale, size=words.parse_size(size), height=height),
             engine=EngineRequest(
-                model, device, precision.value, words.parse_tile(tile), overlap, threads, fidelity
+                model,
+                device,
+                precision.value,
+                words.parse_tile(tile),
+                overlap,
+                threads,
+                fidelity,
+                reuse.value,
+                reuse_error,
             ),
             color=(color or ColorRequest()) if colored else None,
             encoder=EncoderRequest(encoder, crf, preset, words.parse_pairs(enc or []), pix_fmt),

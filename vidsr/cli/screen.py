@@ -99,6 +99,8 @@ def _print_result(result: Result, model: str) -> None:
         soft_wrap=True,
     )
     console.print(f"model: {escape(model)}", soft_wrap=True)
+    if result.reused:
+        console.print(f"reused: {result.reused:.0%} of the pictures' area")
     notes = list(result.notes)
     if result.retiled:
         notes.append(f"{result.retiled} pictures were computed again in smaller tiles")
@@ -195,7 +197,8 @@ def _engine_facts(planned: Plan | StillPlan) -> dict[str, Any]:
         "model": _model_words(planned),
         **facts,
         "engine": f"{engine.device}, {engine.precision}, tiles of {engine.tile} px, "
-        f"{engine.batch} a batch, {engine.workers} workers of {engine.threads} threads",
+        f"{engine.batch} a batch, {engine.workers} workers of {engine.threads} threads, "
+        f"reuse {engine.reuse}",
     }
 
 

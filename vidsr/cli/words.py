@@ -21,6 +21,14 @@ class PrecisionWord(StrEnum):
     fp32 = "fp32"
 
 
+class ReuseWord(StrEnum):
+    """What `--reuse` takes."""
+
+    exact = "exact"
+    motion = "motion"
+    off = "off"
+
+
 class CodecWord(StrEnum):
     """What `--codec` takes."""
 
@@ -34,6 +42,8 @@ Output = Annotated[
     Path | None, typer.Option("-o", "--output", help="The new file; default: beside the input.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+
+
 Threads = Annotated[int | None, typer.Option(help="Of the network on a processor.")]
 EncoderName = Annotated[
     str | None, typer.Option(help="FFmpeg's name: libx264 (default), libx265, libsvtav1, ffv1, ...")

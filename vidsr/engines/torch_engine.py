@@ -46,6 +46,7 @@ class TorchEngine:
         self.dtype = DTYPES[precision]
         self.tile = tile
         self.batch = batch
+        self.any_shape = device.type == "cpu"  # a GPU's algorithms are chosen by the shape
         self._given = network  # as given, so that in_fp32() has the weights before rounding
         with device_errors(device):
             ready = copy.deepcopy(network).eval().to(device=device, dtype=self.dtype)
