@@ -47,9 +47,7 @@ def warp(planes: NDArray[np.float32], flow: NDArray[np.float32]) -> NDArray[np.f
         RequestError: OpenCV is not installed.
     """
     cv2 = opencv()
-    height, width = flow.shape[:2]
-    x = np.arange(width, dtype=np.float32) + flow[..., 0]
-    y = np.arange(height, dtype=np.float32)[:, None] + flow[..., 1]
+    x, y = _places(flow)
     border = cv2.BORDER_REPLICATE
     return np.stack([cv2.remap(p, x, y, cv2.INTER_LINEAR, borderMode=border) for p in planes])
 
@@ -61,12 +59,18 @@ def warp_pixels(picture: NDArray[np.float32], flow: NDArray[np.float32]) -> NDAr
         RequestError: OpenCV is not installed.
     """
     cv2 = opencv()
-    height, width = flow.shape[:2]
-    places = flow + np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
-    warped = cv2.remap(
-        picture, places.astype(np.float32), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    )
+    x, y = _places(flow)
+    border = cv2.BORDER_REPLICATE
+    warped = cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=border)
     return cast("NDArray[np.float32]", warped)
+
+
+def _places(flow: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Where each pixel comes from: x (H,W) and y (H,W)."""
+    height, width = flow.shape[:2]
+    x = np.arange(width, dtype=np.float32) + flow[..., 0]
+    y = np.arange(height, dtype=np.float32)[:, None] + flow[..., 1]
+    return x, y
 
 
 def enlarged_flow(flow: NDArray[np.float32], scale: int) -> NDArray[np.float32]:

@@ -16,8 +16,8 @@ Three waits, and each is needed: tests run this code on lanes that are threads w
 and that overwrite a slot's memory when it is handed back, and taking away any one wait gives wrong
 pixels. On CUDA the lanes are three streams that both slots share.
 
-On a processor every slot has a worker of its own, a thread with its own copy of the stages, and
-there are as many as cores. Frames are independent, so several at once on one core each need no
+On a processor every two slots have a worker of their own, a thread with its own copy of the stages,
+and there are as many as cores. Frames are independent, so several at once on one core each need no
 barrier between cores; one frame on all cores has one at every layer, waits there for whichever core
 the encoder is using, and took 1.5 times the processor time on two cores.
 
@@ -28,6 +28,12 @@ order]). Between the two they are 4:4:4 planes of 16 bits.
 Decoding and encoding run beside all this in `Ahead`, which puts an iterator in a thread of its own
 behind a bounded queue. Packets of copied streams pass through the same single queue, so badly
 interleaved files cannot deadlock two of them.
+
+Before a frame is sent off, its planes are compared with those of the frame before (Note [What did
+not change]). Its slot then computes parts only, and the rest is copied where the frame arrives,
+from the result of the frame before, which arrived just then: nobody waits for another's result, and
+all workers and devices do it alike. Two slots for each worker let a cheap frame go ahead of a dear
+one.
 
 A half-precision result may not be finite. The flag that says so travels with the download; the host
 reads it where it waits anyway, and has that frame's bad tiles computed again in fp32.
@@ -227,7 +233,7 @@ def workers_on(
         device: where the chains compute.
         make_chain: makes a worker's own.
         count: workers on a processor.
-        run: frames in a row that go to the same worker; see `stages.Stage.run`.
+        run: frames in a row that go to the same worker; see Note [Reuse along the motion].
     """
     if device.type == "cpu":
         workers = [Worker(make_chain(), _ThreadLanes()) for _ in range(count)]

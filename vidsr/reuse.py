@@ -13,8 +13,9 @@ before, the result is what it was. `stream` compares the planes as they were dec
 
 The pictures are the same with reuse and without, to the bit. That rests on one thing: a part of a
 picture, with the reach around it, must come out as it would in the whole. Convolutions on a
-processor are sums in an order that does not depend on the shape, so it does; `Upscale` tries it out
-with the network at hand before it relies on it. Elsewhere (an engine with compiled shapes, a GPU
+processor are sums in an order that does not depend on the shape, unless it is so small that another
+routine takes it (torch's own below 20,480 numbers, oneDNN's above). So `Upscale` tries out with the
+network at hand from which size on it is so. Where it is not (an engine with compiled shapes, a GPU
 that chooses its algorithm by the shape) the parts are whole tiles of the plan's grid, in the
 engine's own batches, and each tile depends on what it shows and on nothing else.
 

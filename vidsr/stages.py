@@ -32,7 +32,7 @@ CPU_WORKING_SET = 128 << 20  # bytes: some four feature maps of 32 MiB, see _fas
 CPU_SMALLEST_TILE = 256  # pixels
 SMALLEST_KEPT = 16  # pixels that a tile keeps beside halo and overlap when memory is short
 MOST_IN_PARTS = 0.9  # of the whole's cost: beyond it, the whole is computed
-PROBE = (32, 16)  # pixels kept, and cut off beyond the halo, to see if parts are as the whole
+PART_SIDES = (32, 48, 64, 96, 128)  # pixels that parts must be shown at least to be exact
 
 
 class Stage(Protocol):
@@ -140,12 +140,14 @@ class Upscale:
         self._fit: _Fit | None = None
         self._exact: Engine | None = None
         self._canvas: Tensor | None = None  # where parts of a picture are put
-        self._divisible = None if part_halo is None else engine.any_shape
+        self._exact_parts = part_halo is None
+        self._least: int | None = 0  # pixels that a part is shown at least; None: none are exact
+        self._tried: tuple[int, int] | None = None  # the tile shape that this is true of
         self.part_halo = halo if part_halo is None else part_halo
 
     def reach(self, height: int, width: int) -> int:
         """See `Stage`."""
-        return self._halo if self._any_parts() else max(height, width)
+        return max(height, width)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """See `Stage`."""
@@ -154,16 +156,13 @@ class Upscale:
     def affected(self, changed: Blocks, size: tuple[int, int], beside: int) -> Parts | None:
         """See `Stage`: rectangles, or else whole tiles."""
         grid = Grid(*size, self.tile, self._halo, self._overlap)
-        if self._any_parts():
-            needed = grown(changed, self._halo + beside)
-            parts = cover(needed, size, self._halo + beside)
-        else:
-            shown = [
-                number
-                for number in range(len(grid))
-                if meets(changed, grid.seen(number).grown(beside))
-            ]
-            parts = tuple(grid.kept(number).grown(beside) for number in shown)
+        parts: Parts = cover(grown(changed, self._halo + beside), size, self._halo + beside)
+        if sum(part.area for part in parts) > MOST_IN_PARTS * size[0] * size[1]:
+            return None
+        if not self._divides(grid):
+            tiles = range(len(grid))
+            shown = [tile for tile in tiles if meets(changed, grid.seen(tile).grown(beside))]
+            parts = tuple(grid.kept(tile).grown(beside) for tile in shown)
         return parts if self._share(grid, parts) < MOST_IN_PARTS else None
 
     def share(self, size: tuple[int, int], parts: Parts) -> float:
@@ -214,7 +213,7 @@ class Upscale:
 
         self.counters.computed += 1.0 if parts is None else self._share(fit.grid, parts)
         excess = _excess(rgb, self.scale)
-        if parts is not None and self._any_parts():
+        if parts is not None and self._divides(fit.grid):
             for part in parts:
                 self._put(fit, part, self._patch(fit, part, rgb, run), excess)
             assert self._canvas is not None
@@ -258,7 +257,7 @@ class Upscale:
 
     def _share(self, grid: Grid, parts: Parts) -> float:
         """What parts cost, the whole being 1."""
-        if not self._any_parts():
+        if not self._divides(grid):
             return len(grid.meeting(parts)) / len(grid)
         pixels = sum(seen.area for _, _, seen in self._pieces(grid, parts))
         return pixels / (len(grid) * grid.seen(0).area)
@@ -268,14 +267,17 @@ class Upscale:
         for part in parts:
             for number in grid.meeting([part]):
                 shown = part.shared_with(grid.kept(number))
-                yield number, shown, shown.grown(self.part_halo).shared_with(grid.seen(number))
+                tile = grid.seen(number)
+                seen = shown.grown(self.part_halo).shared_with(tile)
+                yield number, shown, seen.at_least(self._least or 0, tile)
 
-    def _any_parts(self) -> bool:
-        """Whether a part with its halo around it comes out as in the whole, to the bit."""
-        if self._divisible is None:
-            engine = self._engine
-            self._divisible = engine.any_shape and _is_divisible(engine, self._halo)
-        return self._divisible
+    def _divides(self, grid: Grid) -> bool:
+        """Whether parts of any shape will do; finds out how large they must be to be exact."""
+        if not self._engine.any_shape:
+            return False
+        if self._exact_parts and self._tried != grid.shape:
+            self._least, self._tried = _least_exact(self._engine, grid), grid.shape
+        return self._least is not None
 
     def _fit_for(self, height: int, width: int) -> _Fit:
         """The grid and engine for a picture size; kept until the size or the tile changes."""
@@ -334,18 +336,30 @@ class Upscale:
 
 
 @torch.inference_mode()
-def _is_divisible(engine: Engine, halo: int) -> bool:
-    """Try it on noise: the middle of a picture, cut out with a halo around it."""
-    kept, beyond = PROBE
-    side = kept + 2 * (halo + beyond)
+def _least_exact(engine: Engine, grid: Grid) -> int | None:
+    """The least side in pixels from which on parts come out as in the whole tile, to the bit.
+
+    Tried out on noise, as small parts may be summed in another order. None if no part does.
+    """
+    height, width = grid.shape
     noise = torch.Generator().manual_seed(0)
-    picture = torch.rand(1, 3, side, side + kept, generator=noise).to(engine.device)
-    middle = Rect(0, 0, side, side + kept).grown(-halo - beyond)
-    seen = middle.grown(halo)
-    whole = engine.resized((side, side + kept), 1)(picture)
-    part = engine.resized(seen.shape, 1)(seen.of(picture))
-    inside = middle.seen_from(seen).of(part, engine.scale)
-    return torch.equal(middle.of(whole, engine.scale), inside)
+    tile = torch.rand(1, 3, height, width, generator=noise).to(engine.device)
+    whole = engine.resized(grid.shape, 1)(tile)
+
+    def is_exact(seen: Rect) -> bool:
+        output = engine.resized(seen.shape, 1)(seen.of(tile))
+        inside = seen.grown(-grid.halo)
+        shown = inside.seen_from(seen).of(output, engine.scale)
+        return torch.equal(inside.of(whole, engine.scale), shown)
+
+    for side in PART_SIDES:
+        top, left = side // 4 + 1, side // 4 + 3
+        high, wide = min(2 * side, height - top), min(2 * side, width - left)
+        if 2 * grid.halo < side <= min(high, wide):
+            shapes = (side, side), (side, wide), (high, side)
+            if all(is_exact(Rect(top, left, top + h, left + w)) for h, w in shapes):
+                return side
+    return None
 
 
 def _trust(_tiles: Tensor, output: Tensor) -> tuple[Tensor, None]:

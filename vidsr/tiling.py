@@ -79,6 +79,15 @@ class Rect:
             min(self.right, other.right),
         )
 
+    def at_least(self, side: int, whole: Rect) -> Rect:
+        """Grown to sides of so many pixels, as far as what it is a part of has them."""
+        high, wide = (
+            max(own, min(side, most)) for own, most in zip(self.shape, whole.shape, strict=True)
+        )
+        top = max(whole.top, min(self.top, whole.bottom - high))
+        left = max(whole.left, min(self.left, whole.right - wide))
+        return Rect(top, left, top + high, left + wide)
+
     def seen_from(self, other: Rect) -> Rect:
         """The same place in the coordinates of a part of the picture."""
         return Rect(
