@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 RUN = 8  # pictures, of which the first is computed whole
 TILE = 2 * BLOCK  # pixels, the side of what is carried or computed
-REUSE_ERROR = 4.0  # mean squared, in 8-bit codes
+REUSE_ERROR = 8.0  # mean squared, in 8-bit codes
 PART_HALO = 4  # pixels around parts; at their rim it leaves 62 dB or more to the whole
 MOST_IN_PARTS = 0.8  # of the whole's cost: beyond it, the whole is computed
 LUMA = (0.299, 0.587, 0.114)  # only the search for motion sees it

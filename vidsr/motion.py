@@ -2,7 +2,8 @@
 
 The only door to OpenCV (opencv-python-headless, the extra `vidsr[color]`), which is loaded when the
 first flow or warp is asked for. Everything here is numpy on the host: `luma` is (H,W) uint8,
-`planes` are (C,H,W) float32, a flow is (H,W,2) float32 in pixels, (x, y).
+`planes` are (C,H,W) float32, a `picture` is (H,W,C) float32, a flow is (H,W,2) float32 in pixels,
+(x, y).
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -61,12 +61,9 @@ from torch import Tensor
 
 from vidsr.frame import ColorSpec, Frame, Packet, PixelLayout
 from vidsr.media.color import ColorConverter
-from vidsr.reuse import Reuse, changed
+from vidsr.reuse import Parts, Planes, Reuse, changed
 from vidsr.stages import Stage
 from vidsr.tiling import Rect
-
-if TYPE_CHECKING:
-    from vidsr.reuse import Parts, Planes
 
 SLOTS = 2
 T = TypeVar("T", bound=Frame | Packet)

@@ -29,21 +29,18 @@ of `BLOCK` pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vidsr.tiling import Rect
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    Planes = tuple[NDArray[np.uint8] | NDArray[np.uint16], ...]
-    Blocks = NDArray[np.bool_]
-    Parts = Sequence[Rect]  # of a picture; they do not overlap
+Planes = tuple[NDArray[np.uint8] | NDArray[np.uint16], ...]
+Blocks = NDArray[np.bool_]
+Parts = Sequence[Rect]  # of a picture
 
 BLOCK = 8  # pixels
 CALL_PIXELS = 1024  # what a call of the network costs beside its pixels, in pixels
