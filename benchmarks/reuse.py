@@ -217,8 +217,7 @@ def _plan(clip: Path, reuse: Reuse, options: argparse.Namespace) -> Plan:
         reuse_error=error,
     )
     with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / f"out{clip.suffix}"
-        planned = plan(Job(clip, output, SizeRequest(scale=options.scale), request))
+        planned = plan(Job(clip, Path(folder), SizeRequest(scale=options.scale), request))
     assert isinstance(planned, Plan)
     return planned
 
