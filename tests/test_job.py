@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import sys
 import threading
 from collections.abc import Callable
 from fractions import Fraction
@@ -17,6 +18,7 @@ import pytest
 import torch
 from conftest import ClipMaker, gradient
 from family import ship_family, tiny_twins
+from identity import frames_of
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -33,6 +35,7 @@ from vidsr.media.encoders import EncoderRequest
 from vidsr.media.probe import probe
 from vidsr.media.reader import Trim
 from vidsr.media.verify import compare
+from vidsr.motion import opencv
 from vidsr.request import EngineRequest, Job, SizeRequest
 from vidsr.stages import Repeat
 from vidsr.still import StillPlan
@@ -915,3 +918,101 @@ def test_a_picture_s_exact_height_and_its_network(picture: Callable[..., Path], 
 def test_events_of_a_still_are_one_result(picture: Callable[..., Path], out: Path) -> None:
     events: list[Event] = list(run(plan(Job(picture("a.png"), out / "a.png"))))
     assert [type(event) for event in events] == [Result]
+
+
+# Reuse
+
+
+def held_clip(path: Path, frames: int = 9) -> Path:
+    """A drawing on threes: lossless, a square that moves on every third frame."""
+    with av.open(str(path), "w") as file:
+        video = file.add_stream("ffv1", rate=24)
+        video.width, video.height, video.pix_fmt = 160, 128, "yuv420p"
+        for number in range(frames):
+            drawing = gradient(0, 160, 128)
+            drawing[8 : 8 + 6, 4 * (number // 3) : 4 * (number // 3) + 6] = 255
+            picture = av.VideoFrame.from_ndarray(drawing, format="rgb24").reformat(format="yuv420p")
+            file.mux(video.encode(picture))
+        file.mux(video.encode(None))
+    return path
+
+
+def finish(source: Path, destination: Path, **words: Any) -> Result:
+    """Run a job with its own network."""
+    engine = EngineRequest(device="cpu", threads=2, **words)
+    job = Job(source, destination, SizeRequest(scale=2), engine, LOSSLESS)
+    *_, result = run(plan(job))
+    assert isinstance(result, Result)
+    return result
+
+
+def test_reuse_gives_the_same_pictures_and_says_how_much_was_reused(
+    tmp_path: Path, out: Path
+) -> None:
+    clip = held_clip(tmp_path / "held.mkv")
+    exact = finish(clip, out / "exact.mkv")
+    off = finish(clip, out / "off.mkv", reuse="off")
+    assert off.reused == 0
+    assert exact.reused >= 6 / 9
+    assert exact.frames_out == off.frames_out == 9
+    ours, theirs = frames_of(exact.destination), frames_of(off.destination)
+    for one, two in zip(ours, theirs, strict=True):
+        assert one.pts == two.pts
+        assert all(np.array_equal(a, b) for a, b in zip(one.planes, two.planes, strict=True))
+
+
+def test_a_run_in_segments_says_how_much_was_reused(tmp_path: Path, out: Path) -> None:
+    clip = held_clip(tmp_path / "held.mkv")
+    engine = EngineRequest(device="cpu", threads=2)
+    job = Job(clip, out / "a.mkv", SizeRequest(scale=2), engine, LOSSLESS)
+    planned = plan(job)
+    assert isinstance(planned, Plan)
+    *_, result = run(dataclasses.replace(planned, segment_frames=5))
+    assert isinstance(result, Result)
+    assert result.reused >= 5 / 9  # of three drawings, one begins a segment once more
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_reuse_along_the_motion_keeps_every_frame(tmp_path: Path, out: Path, engine: str) -> None:
+    pytest.importorskip("cv2")
+    if engine != "torch":
+        pytest.importorskip(engine)
+    clip = held_clip(tmp_path / "held.mkv")
+    result = finish(clip, out / "motion.mkv", reuse="motion", engine=engine)
+    assert result.frames_out == 9
+    assert result.reused >= 6 / 9
+
+
+def test_reuse_by_openvino_gives_the_same_pictures(tmp_path: Path, out: Path) -> None:
+    pytest.importorskip("openvino")
+    clip = held_clip(tmp_path / "held.mkv")
+    words: dict[str, Any] = {"engine": "openvino", "precision": "fp32", "tile": 72}
+    exact = finish(clip, out / "exact.mkv", **words)
+    off = finish(clip, out / "off.mkv", reuse="off", **words)
+    assert exact.reused > 6 / 9  # and whole tiles of the rest
+    ours, theirs = frames_of(exact.destination), frames_of(off.destination)
+    for one, two in zip(ours, theirs, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one.planes, two.planes, strict=True))
+
+
+def test_a_picture_has_nothing_before_it_to_reuse(picture: Callable[..., Path], out: Path) -> None:
+    pytest.importorskip("cv2")
+    planned = plan(Job(picture("a.png"), out / "a.png", engine=EngineRequest(reuse="motion")))
+    assert planned.engine.reuse == "off"  # so it is written in bands as ever
+
+
+def test_the_error_of_motion_is_refused_without_it() -> None:
+    with pytest.raises(RequestError, match="--reuse motion"):
+        EngineRequest(reuse_error=4)
+    with pytest.raises(RequestError, match="negative"):
+        EngineRequest(reuse="motion", reuse_error=-1)
+
+
+def test_motion_without_opencv_names_the_way_out(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    opencv.cache_clear()
+    with pytest.raises(RequestError, match=r"vidsr\[color\]"):
+        finish(held_clip(tmp_path / "held.mkv"), out / "motion.mkv", reuse="motion")
+    assert list(out.iterdir()) == []

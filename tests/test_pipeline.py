@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from vidsr.frame import ColorSpec, Frame, Matrix, PixelLayout, Range, Siting
 from vidsr.media.color import ColorConverter
 from vidsr.pipeline import Ahead, Chain, Worker, stream, workers_on
-from vidsr.stages import Repeat
+from vidsr.reuse import Blocks, Parts, cover, grown
+from vidsr.stages import Repeat, Resize, Stage
+from vidsr.tiling import Rect
 
 LAYOUT = PixelLayout("yuv", 8, (1, 1))
 COLOR = ColorSpec(Matrix.BT709, Range.LIMITED, 1, 1, Siting.LEFT)
@@ -373,3 +376,152 @@ def test_a_frame_that_restarts_lets_the_stages_forget_before_it() -> None:
     marked = [replace(frame, restart=n in {2, 5}) for n, frame in enumerate(frames(7))]
     assert len(list(stream(marked, plain(stage)))) == 7
     assert stage.seen == [1, 2, 1, 2, 3, 1, 2]
+
+
+# Reuse: see Note [What did not change]
+
+
+class Blurred(Repeat):
+    """A mean over 3x3 pixels, which computes nothing but the parts it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.areas: list[int] = []
+
+    def affected(self, changed: Blocks, size: tuple[int, int], beside: int) -> Parts | None:
+        return cover(grown(changed, 1 + beside), size, 1)
+
+    def __call__(self, rgb: Tensor, parts: Parts | None = None) -> Tensor:
+        blurred = super().__call__(F.avg_pool2d(rgb, 3, 1, padding=1))
+        self.areas.append(sum(part.area for part in parts or [Rect(0, 0, *rgb.shape[-2:])]))
+        if parts is None:
+            return blurred
+        canvas = torch.full_like(blurred, 7.0)
+        for part in parts:
+            part.of(canvas, 2)[:] = part.of(blurred, 2)
+        return canvas
+
+
+class Gradual(Repeat):
+    """Remembers; so a picture that repeats does not get the same result."""
+
+    holds = False
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.seen = 0
+
+    def __call__(self, rgb: Tensor, parts: Parts | None = None) -> Tensor:
+        self.seen += 1
+        return super().__call__(rgb / self.seen)
+
+
+def moving_spot(count: int, size: tuple[int, int] = (96, 64)) -> Iterator[Frame]:
+    """Noise with a spot of luma, and one of chroma, that move on each second frame."""
+    draw = np.random.default_rng(0)
+    still = [draw.integers(16, 236, s, dtype=np.uint8) for s in LAYOUT.plane_shapes(*size)]
+    for number in range(count):
+        planes = tuple(plane.copy() for plane in still)
+        place = 3 * (number // 2)
+        planes[0][place : place + 3, place : place + 5] = 255
+        planes[2][20 - place // 2, 30] = 255
+        yield Frame(planes, LAYOUT, COLOR, number, 1, Fraction(1, 25))
+
+
+def wide(
+    stage: Stage, size: tuple[int, int] = (96, 64), out: tuple[int, int] = (192, 128)
+) -> Chain:
+    stages: list[Stage] = [stage]
+    if out != (192, 128):
+        stages.append(Resize(out[1], out[0]))
+    converter = ColorConverter(LAYOUT, COLOR)
+    return Chain(converter, stages, converter, LAYOUT, COLOR, out[1], out[0])
+
+
+@pytest.mark.parametrize("out", [(192, 128), (150, 101)])
+@pytest.mark.parametrize("lanes", ["delayed", "plain", "three workers"])
+def test_reuse_changes_no_sample_and_saves_work(lanes: str, out: tuple[int, int]) -> None:
+    stages: list[Blurred] = []
+
+    def make() -> Chain:
+        stages.append(Blurred())
+        return wide(stages[-1], out=out)
+
+    count = 3 if lanes == "three workers" else 1
+    workers = (
+        [Worker(make(), DelayedLanes())] * 2
+        if lanes == "delayed"
+        else workers_on(torch.device("cpu"), make, count)
+    )
+    reference = workers_on(torch.device("cpu"), lambda: wide(Blurred(), out=out), 1)
+    ours = list(stream(moving_spot(12), workers, "exact"))
+    assert same(ours, list(stream(moving_spot(12), reference)))
+    assert [frame.pts for frame in ours] == list(range(12))
+    areas = [area for stage in stages for area in stage.areas]
+    assert len(areas) == 6  # each second frame repeats
+    assert sorted(areas)[-2] < sorted(areas)[-1] == 96 * 64
+
+
+def test_held_frames_share_their_planes_and_keep_their_own_times() -> None:
+    frame = next(moving_spot(1))
+    held = [replace(frame, pts=number) for number in range(100)]
+    stage = Blurred()
+    out = list(stream(held, workers_on(torch.device("cpu"), lambda: wide(stage), 1), "exact"))
+    assert len(stage.areas) == 1
+    assert [one.pts for one in out] == list(range(100))
+    assert all(one.planes[0] is out[0].planes[0] for one in out)
+
+
+def test_alpha_that_changes_alone_is_each_frame_s_own() -> None:
+    frame = next(moving_spot(1))
+    masks = [np.full_like(frame.planes[0], number) for number in (0, 100, 255)]
+    layout = replace(LAYOUT, alpha=True)
+    items = [replace(frame, planes=(*frame.planes, mask), layout=layout) for mask in masks]
+    stage = Blurred()
+    chain = replace(wide(stage), layout=layout)
+    out = list(stream(items, workers_on(torch.device("cpu"), lambda: chain, 1), "exact"))
+    assert len(stage.areas) == 1
+    assert [len(one.planes) for one in out] == [4, 4, 4]
+    assert [set(one.planes[3].flat) for one in out] == [{0}, {100}, {255}]
+    assert all(one.planes[3].shape == (128, 192) for one in out)
+
+
+def test_a_stage_that_remembers_sees_every_frame() -> None:
+    stage = Gradual()
+    frame = next(moving_spot(1))
+    list(stream([frame] * 5, workers_on(torch.device("cpu"), lambda: wide(stage), 1), "exact"))
+    assert stage.seen == 5
+
+
+def test_nothing_is_remembered_across_a_restart() -> None:
+    stage = Blurred()
+    frame = next(moving_spot(1))
+    frames = [frame, frame, replace(frame, restart=True), frame]
+    out = list(stream(frames, workers_on(torch.device("cpu"), lambda: wide(stage), 1), "exact"))
+    assert len(out) == 4
+    assert stage.areas == [96 * 64, 96 * 64]
+
+
+def test_a_restart_that_leads_in_reaches_the_next_stream() -> None:
+    marked = [replace(f, lead=n in {2, 3}, restart=n == 2) for n, f in enumerate(frames(6))]
+    out = [frame for frame in stream(marked, plain()) if isinstance(frame, Frame)]
+    assert [frame.restart for frame in out] == [False, False, True, False]
+
+
+def test_runs_of_frames_go_to_one_worker_each() -> None:
+    seen: list[list[int]] = []
+
+    class Noting(Repeat):
+        def __init__(self) -> None:
+            super().__init__(2)
+            self.marks: list[int] = []
+            seen.append(self.marks)
+
+        def __call__(self, rgb: Tensor, parts: Parts | None = None) -> Tensor:
+            self.marks.append(len(self.marks))
+            return super().__call__(rgb)
+
+    workers = workers_on(torch.device("cpu"), lambda: wide(Noting()), 2, run=4)
+    assert [worker is workers[0] for worker in workers] == [True] * 4 + [False] * 4
+    assert len(list(stream(moving_spot(20), workers, "off"))) == 20
+    assert [len(marks) for marks in seen] == [12, 8]

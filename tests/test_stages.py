@@ -11,7 +11,9 @@ from torch.nn import functional as F
 from vidsr.engines.torch_engine import TorchEngine
 from vidsr.errors import ModelError, OutOfMemory
 from vidsr.models.compact import Compact, CompactOptions
+from vidsr.reuse import BLOCK
 from vidsr.stages import Repeat, Resize, Upscale, bytes_per_pixel, choose_tile
+from vidsr.tiling import Rect
 
 CPU = torch.device("cpu")
 ORDER = 1e-5  # convolutions of another shape add up in another order
@@ -39,6 +41,7 @@ class FakeEngine:
     batch: int = 1
     most_pixels: int = 1 << 30
     broken: bool = False
+    any_shape: bool = True
     shapes: list = dataclasses.field(default_factory=list)  # of all calls, shared when resized
 
     def __call__(self, tiles):
@@ -287,6 +290,73 @@ def test_a_reduction_of_bands_is_that_of_the_whole(size):
     bands = list(stage.bands(picture.split(7, dim=2), size[0]))
     # A matrix product of fewer rows may add up in another order.
     torch.testing.assert_close(torch.cat(bands, dim=2), stage(picture), rtol=0, atol=1e-6)
+
+
+# Parts of a picture
+
+
+def changed_at(size, *places):
+    blocks = np.zeros([-(-side // BLOCK) for side in size], bool)
+    for place in places:
+        blocks[place] = True
+    return blocks
+
+
+@pytest.mark.parametrize("tile", [24, 64, 200])
+@pytest.mark.parametrize("shift", [0.0, 0.3])  # 0.3: parts of the picture leave the display range
+def test_parts_are_to_the_bit_what_the_whole_has_there(network, tile, shift):
+    picture = torch.rand(1, 3, 100, 150) + shift
+    stage, other = upscale_of(network, tile=tile), upscale_of(network, tile=tile)
+    parts = [Rect(0, 0, 16, 24), Rect(40, 56, 71, 150)]
+    whole, some = stage(picture), other(picture, parts)
+    for part in parts:
+        assert torch.equal(part.of(some, 2), part.of(whole, 2))
+
+
+def test_only_what_depends_on_a_changed_block_is_computed(network):
+    stage = upscale_of(network, tile=200)
+    parts = stage.affected(changed_at((160, 160), (10, 10)), (160, 160), 2)
+    assert parts == (Rect(72, 72, 96, 96),)
+    stage(torch.rand(1, 3, 160, 160), parts)
+    assert stage.counters.computed == pytest.approx(96**2 / 160**2)  # less would not be exact
+
+
+def test_where_nearly_all_changed_the_whole_is_computed(network):
+    stage = upscale_of(network, tile=200)
+    assert stage.affected(changed_at((160, 160), slice(1, 19)), (160, 160), 2) is None
+
+
+def test_an_engine_of_fixed_shapes_computes_whole_tiles():
+    stage = fake_upscale(tile=40, batch=2, any_shape=False)
+    picture = torch.rand(1, 3, 160, 160)
+    parts = stage.affected(changed_at((160, 160), (0, 0)), (160, 160), 2)
+    assert parts is not None
+    whole = fake_upscale(tile=40, batch=2)(picture)
+    some = stage(picture, parts)
+    for part in parts:
+        inside = part.shared_with(Rect(0, 0, 160, 160))
+        assert torch.equal(inside.of(some, 2), inside.of(whole, 2))
+    assert 0 < stage.counters.computed < 0.5
+
+
+def test_a_halo_that_is_too_short_is_noticed(network):
+    engine = TorchEngine(network, scale=2, device=CPU, precision="fp32", tile=(200, 200))
+    stage = Upscale(engine, halo=network.reach - 1, overlap=0, tile=200, batch=1)
+    assert stage.affected(changed_at((160, 160), (1, 1)), (160, 160), 0) is None
+
+
+def test_parts_that_are_not_finite_are_computed_again_in_fp32():
+    stage = fake_upscale(tile=200, batch=1, dtype=torch.float16)
+    picture = torch.rand(1, 3, 64, 64)
+    picture[..., 10, 10] = 1
+    parts = [Rect(0, 0, 16, 16)]
+    stage(picture, parts)
+    assert stage.faulty is not None
+    assert bool(stage.faulty)
+    mended = stage.redo(picture, parts)
+    nearest = fake_upscale(tile=200)(picture)
+    torch.testing.assert_close(parts[0].of(mended, 2), parts[0].of(nearest, 2), rtol=0, atol=1e-3)
+    assert stage.counters.recomputed == 1
 
 
 # Resize

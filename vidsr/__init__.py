@@ -12,7 +12,9 @@ The map of rooms, from the top floor down; imports go down only:
     planning     what comes out: size, container, name       | memory  what a run takes, and a limit
     request      Job: what was asked for | events  what a run tells
     pipeline     decode | compute | encode, overlapped       | evaluation how good a picture is
+    following    the stage that carries the picture before along the motion
     stages       what happens to one picture: tensor in, tensor out | coloring   the one that colors
+    reuse        which parts of a picture need the network
     media        files and colour    | engines  a network on a device
     models       networks and cards  | tiling   cut into tiles, blend them back
     lab          sRGB <-> CIE L*a*b* | motion   optical flow and cuts

@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from vidsr.reuse import Blocks, Parts
+
     # L (1,1,h,w) in [-1,1], h and w multiples of `MULTIPLE` -> ab (1,2,h/2,w/2) in `AB_SCALE`.
     ColorNetwork = Callable[[Tensor], Tensor]
 
@@ -126,12 +128,25 @@ class Colorize:
         self._side = working_side
         self._steady = SteadyColor(self.look.stability) if self.look.stability else None
 
+    @property
+    def holds(self) -> bool:
+        """See `Stage`; steady color goes on nearing what the network says of a picture."""
+        return self._steady is None
+
+    def reach(self, height: int, width: int) -> int:
+        """See `Stage`."""
+        return max(height, width)
+
+    def affected(self, changed: Blocks, size: tuple[int, int], beside: int) -> Parts | None:
+        """See `Stage`."""
+        return None
+
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """See `Stage`."""
         return height, width
 
     @torch.inference_mode()
-    def __call__(self, rgb: Tensor) -> Tensor:
+    def __call__(self, rgb: Tensor, parts: Parts | None = None) -> Tensor:
         """See `Stage`; waits for the device where color is kept steady."""
         with device_errors(rgb.device):
             luma = _luma(rgb, self._weights)
@@ -140,7 +155,7 @@ class Colorize:
                 chroma = torch.lerp(rgb - luma, chroma, self.look.strength)
             return chroma.add_(luma)
 
-    def redo(self, rgb: Tensor) -> Tensor:
+    def redo(self, rgb: Tensor, parts: Parts | None = None) -> Tensor:
         """See `Stage`."""
         return self(rgb)
 

@@ -40,6 +40,7 @@ class Result:
     bytes: int
     retiled: int = 0  # pictures computed again with smaller tiles, memory having run out
     recomputed: int = 0  # tiles computed again in fp32, half precision not being finite
+    reused: float = 0.0  # share of all pictures that the network did not have to look at
     busy: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what was dropped or changed, and why
 

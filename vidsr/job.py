@@ -20,6 +20,7 @@ import torch
 from vidsr.coloring import WARM_UP_FRAMES, Tint, tint_of
 from vidsr.errors import MediaError, RequestError, VerificationError
 from vidsr.events import Event, Progress, Result
+from vidsr.following import RUN
 from vidsr.frame import ColorSpec, Frame, Packet, PixelLayout
 from vidsr.media import images
 from vidsr.media.boundaries import SegmentReader
@@ -282,7 +283,9 @@ def _run_in_segments(
         _check_read(plan, ReadReport())
     read, written = _join(plan, place, manifest)
     last = manifest.segments[-1]
-    return _result(plan, Counters(last.retiled, last.recomputed), read, written, clock)
+    return _result(
+        plan, Counters(last.retiled, last.recomputed, last.computed), read, written, clock
+    )
 
 
 def _encode_segments(
@@ -372,7 +375,8 @@ def _processed(
     with contextlib.ExitStack() as queues:
         items = clock.watch("decode", queues.enter_context(_ahead(reader, limit, "decode")))
         for name, workers in streams.items():
-            queue = queues.enter_context(_ahead(stream(items, workers), limit, name))
+            frames = stream(items, workers, plan.engine.reuse)
+            queue = queues.enter_context(_ahead(frames, limit, name))
             items = clock.watch(name, queue)
         yield items
 
@@ -456,7 +460,8 @@ def _streams(plan: Plan, stages: list[Stage] | None) -> dict[str, list[Worker]]:
         def enlarging() -> Chain:
             return _chain(plan, arriving, open_stages(plan.engine, plan.target), leaving)
 
-        streams["compute"] = workers_on(device, enlarging, plan.engine.workers)
+        run = RUN if plan.engine.reuse == "motion" else 1
+        streams["compute"] = workers_on(device, enlarging, plan.engine.workers, run=run)
     return streams
 
 
@@ -598,6 +603,7 @@ def _result(
         bytes=written.bytes,
         retiled=counted.retiled,
         recomputed=counted.recomputed,
+        reused=max(0.0, 1 - counted.computed / read.frames) if counted.computed else 0.0,
         busy=clock.shares(),
         notes=tuple(notes),
     )

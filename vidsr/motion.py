@@ -2,7 +2,8 @@
 
 The only door to OpenCV (opencv-python-headless, the extra `vidsr[color]`), which is loaded when the
 first flow or warp is asked for. Everything here is numpy on the host: `luma` is (H,W) uint8,
-`planes` are (C,H,W) float32, a flow is (H,W,2) float32 in pixels, (x, y).
+`planes` are (C,H,W) float32, a `picture` is (H,W,C) float32, a flow is (H,W,2) float32 in pixels,
+(x, y).
 """
 
 from __future__ import annotations
@@ -47,11 +48,52 @@ def warp(planes: NDArray[np.float32], flow: NDArray[np.float32]) -> NDArray[np.f
         RequestError: OpenCV is not installed.
     """
     cv2 = opencv()
+    x, y = _places(flow)
+    border = cv2.BORDER_REPLICATE
+    return np.stack([cv2.remap(p, x, y, cv2.INTER_LINEAR, borderMode=border) for p in planes])
+
+
+def warp_pixels(picture: NDArray[np.float32], flow: NDArray[np.float32]) -> NDArray[np.float32]:
+    """As `warp`, of a picture (H,W,C): all channels in one pass.
+
+    Raises:
+        RequestError: OpenCV is not installed.
+    """
+    cv2 = opencv()
+    x, y = _places(flow)
+    border = cv2.BORDER_REPLICATE
+    warped = cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=border)
+    return cast("NDArray[np.float32]", warped)
+
+
+def _places(flow: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Where each pixel comes from: x (H,W) and y (H,W)."""
     height, width = flow.shape[:2]
     x = np.arange(width, dtype=np.float32) + flow[..., 0]
     y = np.arange(height, dtype=np.float32)[:, None] + flow[..., 1]
-    border = cv2.BORDER_REPLICATE
-    return np.stack([cv2.remap(p, x, y, cv2.INTER_LINEAR, borderMode=border) for p in planes])
+    return x, y
+
+
+def enlarged_flow(flow: NDArray[np.float32], scale: int) -> NDArray[np.float32]:
+    """The same motion for a picture `scale` times as large.
+
+    Raises:
+        RequestError: OpenCV is not installed.
+    """
+    cv2 = opencv()
+    large = cv2.resize(flow, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+    return cast("NDArray[np.float32]", large * np.float32(scale))
+
+
+def enlarged(picture: NDArray[np.float32], scale: int) -> NDArray[np.float32]:
+    """A picture (H,W,C) `scale` times as large, bicubic (Keys 1981).
+
+    Raises:
+        RequestError: OpenCV is not installed.
+    """
+    cv2 = opencv()
+    large = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    return cast("NDArray[np.float32]", large)
 
 
 class CutDetector:
@@ -103,8 +145,11 @@ def _cumulative_histograms(luma: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 @cache
-def opencv() -> Any:
+def opencv(way_out: str = "--stability 0 colors every frame for itself") -> Any:
     """OpenCV, on one thread: how many there are changes what its search finds.
+
+    Args:
+        way_out: what to say to those who do without.
 
     Raises:
         RequestError: it is not installed.
@@ -114,7 +159,7 @@ def opencv() -> Any:
     except ImportError as exc:
         raise RequestError(
             "following motion needs OpenCV, which is not installed; pip install 'vidsr[color]', or "
-            "--stability 0 colors every frame for itself"
+            + way_out
         ) from exc
     cv2.setNumThreads(1)
     return cv2

@@ -17,6 +17,7 @@ from vidsr.engines.openvino_engine import OpenVINOEngine, Store
 from vidsr.engines.precision import DTYPES, Precision, fastest_precision
 from vidsr.engines.torch_engine import Layout, TorchEngine, open_device
 from vidsr.errors import ModelError, RequestError
+from vidsr.following import PART_HALO, REUSE_ERROR, Follow
 from vidsr.frame import Matrix
 from vidsr.media import images
 from vidsr.media.color import luma_weights, rgb_of_codes
@@ -26,6 +27,7 @@ from vidsr.models.load import Network, Weights, check, find_twin, load, load_mix
 from vidsr.motion import opencv
 from vidsr.planning import Target
 from vidsr.request import ColorRequest, EngineRequest, Job
+from vidsr.reuse import Reuse
 from vidsr.stages import (
     SMALLEST_KEPT,
     Counters,
@@ -76,6 +78,8 @@ class EnginePlan:
     measured: str = ""  # what the choice of kind, precision and layout rests on, in words
     notes: tuple[str, ...] = ()  # what could not be as it was asked for
     cache_dir: Path | None = None  # where compiled models are kept
+    reuse: Reuse = "exact"  # of what did not change from frame to frame, or only moved
+    reuse_error: float = REUSE_ERROR  # mean squared, in 8-bit codes, that motion may leave
 
     @property
     def card(self) -> ModelCard:
@@ -126,6 +130,7 @@ def plan_engine(
             fidelity is asked for and there is nothing to mix, or OpenVINO for a GPU.
     """
     device = _device_for(request)
+    _check_reuse(request, device)
     model, why = request.model, ""
     if model is None:
         model, why = default_family(device.type, shipped_cards(), factor)
@@ -159,6 +164,8 @@ def plan_engine(
         measured=chosen.measured,
         notes=chosen.notes,
         cache_dir=cache_dir,
+        reuse=request.reuse,
+        reuse_error=REUSE_ERROR if request.reuse_error is None else request.reuse_error,
     )
 
 
@@ -296,6 +303,7 @@ def plan_color(request: ColorRequest, engine: EngineRequest) -> ColorPlan:
         threads=engine.threads or usable_cores(),
         workers=1,
         memory_bytes=2 * WORKING_SIDE**2 * COLOR_PIXEL_BYTES,
+        reuse="off" if engine.reuse == "off" else "exact",  # color alone follows motion its own way
     )
     return ColorPlan(plan, request.look, request.reference)
 
@@ -323,12 +331,13 @@ def choose_colorizer(model: str | None) -> Weights:
 
 
 def alone(engine: EnginePlan) -> EnginePlan:
-    """The same engine with one worker that has all threads: for a single picture."""
+    """The same engine with one worker that has all threads: for a picture with none before it."""
     return replace(
         engine,
         workers=1,
         threads=engine.threads * engine.workers,
         memory_bytes=engine.memory_bytes // engine.workers,
+        reuse="off",
     )
 
 
@@ -339,6 +348,16 @@ def fit_tile(engine: EnginePlan, size: tuple[int, int]) -> EnginePlan:
     tile, batch = _choose_tile(card, precision, free, device, engine.overlap, size)
     memory = _tile_bytes(card, precision, tile, size) * batch
     return replace(alone(engine), tile=tile, batch=batch, memory_bytes=memory)
+
+
+def _check_reuse(request: EngineRequest, device: torch.device) -> None:
+    if request.reuse != "motion":
+        return
+    if device.type != "cpu":
+        raise RequestError(
+            f"--reuse motion is for a processor, and this runs on {device}; leave it out"
+        )
+    opencv("--reuse exact needs none")
 
 
 def _check_tile(request: EngineRequest, card: ModelCard, size: tuple[int, int]) -> None:
@@ -397,15 +416,18 @@ def open_stages(engine: EnginePlan, target: Target, network: Network | None = No
         target: the size that comes out.
         network: of `engine.weights`, by whoever has loaded it before; it is not changed.
     """
+    halo, follows = engine.card.halo, engine.reuse == "motion"
     upscale = Upscale(
         _open_engine(engine, network or load_mixed(engine.weights)),
-        halo=engine.card.halo,
+        halo=halo,
         overlap=engine.overlap,
         tile=engine.tile,
         batch=engine.batch,
+        part_halo=min(halo, PART_HALO) if follows else None,
     )
+    stage: Stage = Follow(upscale, error=engine.reuse_error) if follows else upscale
     exact = target.factor == engine.card.scale and not target.square_pixels
-    return [upscale] if exact else [upscale, Resize(target.height, target.width)]
+    return [stage] if exact else [stage, Resize(target.height, target.width)]
 
 
 def _open_engine(plan: EnginePlan, network: Network) -> Engine:
@@ -445,5 +467,9 @@ def open_colorizer(color: ColorPlan, matrix: Matrix) -> Colorize:
 
 def fallbacks(stages: list[Stage]) -> Counters:
     """What the stages counted, together."""
-    counters = [stage.counters for stage in stages if isinstance(stage, Upscale)]
-    return Counters(sum(one.retiled for one in counters), sum(one.recomputed for one in counters))
+    counters = [stage.counters for stage in stages if isinstance(stage, Upscale | Follow)]
+    return Counters(
+        sum(one.retiled for one in counters),
+        sum(one.recomputed for one in counters),
+        sum(one.computed for one in counters),
+    )

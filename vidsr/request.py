@@ -20,6 +20,7 @@ from vidsr.errors import RequestError
 from vidsr.media.deinterlace import Deinterlace
 from vidsr.media.encoders import EncoderRequest
 from vidsr.media.reader import Trim
+from vidsr.reuse import Reuse
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,18 @@ class EngineRequest:
     threads: int | None = None  # of the engine on a processor; None takes every core
     fidelity: float | None = None  # share of the fidelity weights, [0,1]; None: the card's
     engine: EngineName | Literal["auto"] = "auto"  # what computes the network
+    reuse: Reuse = "exact"  # of what did not change, or also of what only moved
+    reuse_error: float | None = None  # mean squared, in 8-bit codes, that motion may leave
 
     def __post_init__(self) -> None:
         if self.fidelity is not None and not 0 <= self.fidelity <= 1:
             raise RequestError(
                 f"--fidelity {self.fidelity:g} is not between 0 (looks) and 1 (true to the source)"
             )
+        if self.reuse_error is not None and self.reuse != "motion":
+            raise RequestError("--reuse-error goes with --reuse motion; add it, or leave both out")
+        if self.reuse_error is not None and self.reuse_error < 0:
+            raise RequestError(f"--reuse-error {self.reuse_error:g} is negative")
         if self.overlap < 0:
             raise RequestError(f"--overlap {self.overlap} is negative")
         if self.threads is not None and self.threads < 1:

@@ -189,6 +189,7 @@ class Segment:
     headers: str  # `hash_of` its encoder's extradata
     retiled: int  # counted by the stages up to its end; see `Counters`
     recomputed: int
+    computed: float
     next: Boundary | None  # where the segment after it begins; None after the last
 
 
@@ -499,6 +500,7 @@ class SegmentWriter:
                 headers=headers,
                 retiled=now.retiled + (before.retiled if before else 0),
                 recomputed=now.recomputed + (before.recomputed if before else 0),
+                computed=now.computed + (before.computed if before else 0.0),
                 next=border,
             )
         )

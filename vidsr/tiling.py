@@ -37,11 +37,71 @@ import torch
 from vidsr.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from torch import Tensor
 
 RAMP_STEPS = 4096  # see Note [Tiles and halo]
+
+
+@dataclass(frozen=True)
+class Rect:
+    """Part of a picture, half-open: rows [top, bottom), columns [left, right)."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(h, w)."""
+        return self.bottom - self.top, self.right - self.left
+
+    @property
+    def area(self) -> int:
+        """Pixels; 0 or less if it is empty."""
+        height, width = self.shape
+        return height * width if height > 0 < width else 0
+
+    def grown(self, pixels: int) -> Rect:
+        """With so many pixels more on each side, which may lie outside the picture."""
+        return Rect(
+            self.top - pixels, self.left - pixels, self.bottom + pixels, self.right + pixels
+        )
+
+    def shared_with(self, other: Rect) -> Rect:
+        """What lies in both; empty if nothing does."""
+        return Rect(
+            max(self.top, other.top),
+            max(self.left, other.left),
+            min(self.bottom, other.bottom),
+            min(self.right, other.right),
+        )
+
+    def at_least(self, side: int, whole: Rect) -> Rect:
+        """Grown to sides of so many pixels, as far as what it is a part of has them."""
+        high, wide = (
+            max(own, min(side, most)) for own, most in zip(self.shape, whole.shape, strict=True)
+        )
+        top = max(whole.top, min(self.top, whole.bottom - high))
+        left = max(whole.left, min(self.left, whole.right - wide))
+        return Rect(top, left, top + high, left + wide)
+
+    def seen_from(self, other: Rect) -> Rect:
+        """The same place in the coordinates of a part of the picture."""
+        return Rect(
+            self.top - other.top,
+            self.left - other.left,
+            self.bottom - other.top,
+            self.right - other.left,
+        )
+
+    def of(self, picture: Tensor, scale: int = 1) -> Tensor:
+        """The view (...,h*scale,w*scale) of this part of a picture enlarged `scale` times."""
+        rows = slice(self.top * scale, self.bottom * scale)
+        columns = slice(self.left * scale, self.right * scale)
+        return picture[..., rows, columns]
 
 
 @dataclass(frozen=True)
@@ -145,25 +205,45 @@ class Grid:
     def __len__(self) -> int:
         return len(self.rows.starts) * len(self.columns.starts)
 
-    def batches(self, picture: Tensor, batch: int) -> Iterator[Tensor]:
-        """Yield all tiles of (1,C,H,W) as (batch,C,h,w), the last tile repeated to fill up.
+    def batches(
+        self, picture: Tensor, batch: int, numbers: Sequence[int] | None = None
+    ) -> Iterator[Tensor]:
+        """Yield tiles of (1,C,H,W) as (batch,C,h,w), the last of them repeated to fill up.
 
-        A picture that is one tile, with a batch of one, is yielded itself, not copied.
+        All tiles, or those of some numbers. A picture that is one tile, with a batch of one, is
+        yielded itself, not copied.
         """
-        for first in range(0, len(self), batch):
-            numbers = [min(first + i, len(self) - 1) for i in range(batch)]
-            tiles = [self._cut(picture, number) for number in numbers]
+        numbers = range(len(self)) if numbers is None else numbers
+        for first in range(0, len(numbers), batch):
+            some = [numbers[min(first + i, len(numbers) - 1)] for i in range(batch)]
+            tiles = [self.seen(number).of(picture) for number in some]
             yield tiles[0] if batch == 1 else torch.cat(tiles)
 
     def position(self, number: int) -> tuple[int, int]:
         """(row, column) of a tile, both counted in tiles."""
         return divmod(number, len(self.columns.starts))
 
-    def _cut(self, picture: Tensor, number: int) -> Tensor:
+    def seen(self, number: int) -> Rect:
+        """What a tile shows to the network."""
         row, column = self.position(number)
         top, left = self.rows.starts[row], self.columns.starts[column]
         height, width = self.shape
-        return picture[:, :, top : top + height, left : left + width]
+        return Rect(top, left, top + height, left + width)
+
+    def kept(self, number: int) -> Rect:
+        """The pixels to which a tile contributes."""
+        row, column = self.position(number)
+        (top, bottom), (left, right) = self.rows.kept(row), self.columns.kept(column)
+        return Rect(top, left, bottom, right)
+
+    def meeting(self, parts: Iterable[Rect]) -> list[int]:
+        """The tiles that contribute to any of these parts of the picture."""
+        parts = list(parts)
+        return [
+            number
+            for number in range(len(self))
+            if any(self.kept(number).shared_with(part).area for part in parts)
+        ]
 
 
 class Blend:
@@ -175,22 +255,24 @@ class Blend:
         self._rows = _device_weights(grid.rows, scale, device)
         self._columns = _device_weights(grid.columns, scale, device)
 
-    def merge(self, batches: Iterable[Tensor]) -> Tensor:
+    def merge(self, batches: Iterable[Tensor], numbers: Sequence[int] | None = None) -> Tensor:
         """Blend (batch,C,h*scale,w*scale) in tile order into (1,C,H*scale,W*scale), float32.
 
-        Tiles past the grid's last are padding and ignored. A single float32 tile is returned
+        All tiles, or those of some numbers: then it is right where no other tile contributes.
+        Tiles past the last number are padding and ignored. A single float32 tile is returned
         itself, not copied.
         """
         if len(self.grid) == 1:
             return next(iter(batches))[:1].float()
         canvas: Tensor | None = None
         tiles = (tile for batch in batches for tile in batch)
-        for number, tile in enumerate(tiles):
+        whole = Rect(0, 0, self.grid.height, self.grid.width)
+        numbers = range(len(self.grid)) if numbers is None else numbers
+        for number, tile in zip(numbers, tiles, strict=False):
             if canvas is None:
                 size = self.grid.height * self.scale, self.grid.width * self.scale
                 canvas = torch.zeros(1, len(tile), *size, device=tile.device)
-            if number < len(self.grid):
-                self._add(canvas, number, tile)
+            self._add_kept(canvas, whole, number, tile)
         if canvas is None:
             raise ValueError("no tiles to blend")
         return canvas
@@ -206,15 +288,16 @@ class Blend:
         seam: Tensor | None = None
         for row in range(len(rows.starts)):
             first, end = rows.kept(row)
-            size = (end - first) * self.scale, self.grid.width * self.scale
+            place = Rect(first, 0, end, self.grid.width)
             band: Tensor | None = None
             for number in range(row * across, (row + 1) * across):
                 tile = next(tiles)  # one at a time: an engine may use its output's memory again
                 if band is None:
+                    size = (self.scale * side for side in place.shape)
                     band = _continued(
                         seam, tile.new_zeros(1, len(tile), *size, dtype=torch.float32)
                     )
-                self._add(band, number, tile, above=first * self.scale)
+                self._add_kept(band, place, number, tile)
             assert band is not None
             last = rows.seams[row][0] if row < len(rows.seams) else end
             done = (last - first) * self.scale
@@ -222,16 +305,27 @@ class Blend:
             if done:
                 yield band[:, :, :done]
 
-    def _add(self, canvas: Tensor, number: int, tile: Tensor, *, above: int = 0) -> None:
-        """Add a tile to a canvas that begins `above` rows below the picture's top."""
+    def _add_kept(self, canvas: Tensor, place: Rect, number: int, tile: Tensor) -> None:
+        """Add all that a tile has for the picture; see `add`."""
+        kept = self.grid.kept(number)
+        values = kept.seen_from(self.grid.seen(number)).of(tile, self.scale)
+        self.add(canvas, place, number, kept, values)
+
+    def add(self, canvas: Tensor, place: Rect, number: int, part: Rect, values: Tensor) -> None:
+        """Add what a tile has for a part of the picture, weighted, to a canvas of some place.
+
+        Args:
+            canvas: (1,C,h*scale,w*scale) float32 of `place`.
+            place: a part of the picture, or all of it.
+            number: of the tile.
+            part: of the picture, within the place and within what the tile keeps.
+            values: (C,h*scale,w*scale) of that part.
+        """
         row, column = self.grid.position(number)
-        rows, columns = self.grid.rows, self.grid.columns
-        top, bottom = (edge * self.scale for edge in rows.kept(row))
-        left, right = (edge * self.scale for edge in columns.kept(column))
-        y, x = rows.starts[row] * self.scale, columns.starts[column] * self.scale
-        kept = tile[:, top - y : bottom - y, left - x : right - x]
+        inside = part.seen_from(self.grid.kept(number))
         weights = self._rows[row][:, None] * self._columns[column]
-        canvas[0, :, top - above : bottom - above, left:right].addcmul_(kept, weights)
+        target = part.seen_from(place).of(canvas[0], self.scale)
+        target.addcmul_(values, inside.of(weights, self.scale))
 
 
 def _continued(seam: Tensor | None, band: Tensor) -> Tensor:

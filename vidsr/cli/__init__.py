@@ -79,6 +79,17 @@ def upscale(
     ] = "auto",
     overlap: Annotated[int, typer.Option(help="Input pixels over which tiles are blended.")] = 16,
     threads: words.Threads = None,
+    reuse: Annotated[
+        words.ReuseWord,
+        typer.Option(
+            help="What is not computed again: what did not change (same pictures, sooner), also "
+            "what only moved (nearly the same, for large networks), nothing."
+        ),
+    ] = words.ReuseWord.exact,
+    reuse_error: Annotated[
+        float | None,
+        typer.Option(help="Mean squared error, in 8-bit codes, that --reuse motion accepts."),
+    ] = None,
     encoder: words.EncoderName = None,
     crf: words.Crf = None,
     preset: words.Preset = None,
@@ -124,6 +135,8 @@ def upscale(
                 *(model, device, precision.value, words.parse_tile(tile), overlap, threads),
                 fidelity=fidelity,
                 engine=engine.value,
+                reuse=reuse.value,
+                reuse_error=reuse_error,
             ),
             color=_wanted_color(color, colored),
             encoder=EncoderRequest(

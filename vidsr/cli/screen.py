@@ -132,6 +132,8 @@ def _print_result(result: Result, model: str) -> None:
         soft_wrap=True,
     )
     console.print(f"model: {escape(model)}", soft_wrap=True)
+    if result.reused:
+        console.print(f"reused: {result.reused:.0%} of the pictures' area")
     _print_ledger(_notes(result))
 
 
@@ -398,7 +400,7 @@ def _engine_facts(planned: Plan | StillPlan) -> dict[str, Any]:
         **facts,
         "engine": f"{engine.kind} on {engine.device}, {engine.precision}{layout}, tiles of "
         f"{engine.tile} px, {engine.batch} a batch, {engine.workers} workers of {engine.threads} "
-        "threads",
+        f"threads, reuse {engine.reuse}",
         **({"measured": f"{engine.measured} a tile of a core"} if engine.measured else {}),
     }
 

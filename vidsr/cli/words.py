@@ -38,6 +38,14 @@ class EngineWord(StrEnum):
     openvino = "openvino"
 
 
+class ReuseWord(StrEnum):
+    """What `--reuse` takes."""
+
+    exact = "exact"
+    motion = "motion"
+    off = "off"
+
+
 class CodecWord(StrEnum):
     """What `--codec` takes."""
 

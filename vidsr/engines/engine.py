@@ -17,6 +17,7 @@ class Engine(Protocol):
     scale: int  # output pixels per input pixel, each way
     tile: tuple[int, int]  # (h, w) of the input
     batch: int  # tiles per call
+    any_shape: bool  # `resized` costs nothing, and a pixel's arithmetic is the same in every shape
 
     def __call__(self, tiles: Tensor) -> Tensor:
         """Enlarge (batch,3,h,w) to (batch,3,h*scale,w*scale).

@@ -82,6 +82,7 @@ class OpenVINOEngine:
     """An `Engine` that runs the converted network, compiled for one shape at its first call."""
 
     device = CPU
+    any_shape = False  # each shape is compiled
 
     def __init__(
         self,

@@ -117,6 +117,11 @@ class ColorConverter:
         self._encode_start = (offset + 0.5).to(self.device, dtype).unbind()
         self._decode_start = (-decode @ offset).to(self.device, dtype).unbind()
 
+    @property
+    def reach(self) -> int:
+        """How far beside its own place, in pixels, a sample of chroma matters, both ways."""
+        return int(2 * (2 ** max(self.layout.subsampling) - 1))
+
     def to_rgb(self, planes: Sequence[Tensor]) -> Tensor:
         """Planes -> RGB (1,3,H,W), display range [0,1] but not clipped.
 
