@@ -19,11 +19,12 @@ from pathlib import Path
 
 import torch
 
+from vidsr.draft import Plan
 from vidsr.engines.memory import keep_freed_memory
 from vidsr.errors import VidsrError
 from vidsr.events import Result
 from vidsr.frame import Frame
-from vidsr.job import Plan, plan, run
+from vidsr.job import plan, run
 from vidsr.media.color import ColorConverter
 from vidsr.media.encoders import EncoderRequest
 from vidsr.media.probe import probe

@@ -26,11 +26,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vidsr.draft import Plan
 from vidsr.engines.memory import keep_freed_memory
 from vidsr.engines.precision import DTYPES, Precision
 from vidsr.events import Result
 from vidsr.frame import ColorSpec, Frame, Matrix, PixelLayout, Range, Siting
-from vidsr.job import Plan, plan, run
+from vidsr.job import plan, run
 from vidsr.media.color import ColorConverter
 from vidsr.media.demo import draw_demo_clip, draw_frame
 from vidsr.media.encoders import EncoderRequest

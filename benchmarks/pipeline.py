@@ -30,9 +30,10 @@ import av
 import numpy as np
 import torch
 
+from vidsr.draft import Plan
 from vidsr.engines.memory import keep_freed_memory
 from vidsr.frame import Frame
-from vidsr.job import Plan, plan, run
+from vidsr.job import plan, run
 from vidsr.media.color import ColorConverter
 from vidsr.media.encoders import EncoderRequest
 from vidsr.media.reader import VideoReader

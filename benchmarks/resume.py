@@ -27,9 +27,10 @@ from typing import Any
 
 import av
 
+from vidsr.draft import Plan
 from vidsr.errors import VidsrError
 from vidsr.events import Progress, Result
-from vidsr.job import Plan, plan, run
+from vidsr.job import plan, run
 from vidsr.media.encoders import EncoderRequest
 from vidsr.media.reader import Trim
 from vidsr.media.verify import compare

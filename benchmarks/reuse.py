@@ -25,11 +25,12 @@ import av
 import numpy as np
 import torch
 
+from vidsr.draft import Plan
 from vidsr.engines.memory import keep_freed_memory
 from vidsr.errors import VidsrError
 from vidsr.following import RUN
 from vidsr.frame import Frame
-from vidsr.job import Plan, plan
+from vidsr.job import plan
 from vidsr.media.color import ColorConverter
 from vidsr.media.probe import probe
 from vidsr.media.reader import VideoReader

@@ -20,9 +20,10 @@ from typer.testing import CliRunner
 import vidsr
 from vidsr import cli, motion
 from vidsr.coloring import Look
+from vidsr.draft import Plan
 from vidsr.errors import ModelError, RequestError
 from vidsr.events import Event, Result
-from vidsr.job import Plan, plan, run
+from vidsr.job import plan, run
 from vidsr.media import images
 from vidsr.media.encoders import EncoderRequest
 from vidsr.media.probe import probe

@@ -25,10 +25,11 @@ from torch import Tensor
 
 from vidsr import job as job_room
 from vidsr import networks
+from vidsr.draft import Plan
 from vidsr.engines.torch_engine import TorchEngine
 from vidsr.errors import DeviceError, MediaError, OutOfMemory, RequestError
 from vidsr.events import Event, Progress, Result
-from vidsr.job import Plan, plan, run
+from vidsr.job import plan, run
 from vidsr.media import images
 from vidsr.media.deinterlace import Deinterlace
 from vidsr.media.encoders import EncoderRequest

@@ -9,9 +9,10 @@ import pytest
 from conftest import ClipMaker
 from family import ship_family
 
+from vidsr.draft import Plan
 from vidsr.errors import RequestError
 from vidsr.frame import ColorSpec, Matrix, PixelLayout, Range, Siting
-from vidsr.job import Plan, plan
+from vidsr.job import plan
 from vidsr.media import images
 from vidsr.media.encoders import EncoderRequest, VideoFormat, encoder_bytes, fit_encoder
 from vidsr.memory import memory_limit

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from vidsr.draft import Plan
 from vidsr.events import Result
-from vidsr.job import Plan, plan, run
+from vidsr.job import plan, run
 from vidsr.media.encoders import EncoderRequest
 from vidsr.media.reader import Trim
 from vidsr.media.verify import compare

@@ -25,10 +25,11 @@ from typer.testing import CliRunner
 
 from vidsr import cli, resume
 from vidsr.coloring import Look
+from vidsr.draft import Plan
 from vidsr.errors import MediaError, RequestError, VerificationError
 from vidsr.events import Event, Progress, Result
 from vidsr.frame import Frame
-from vidsr.job import Plan, plan, run
+from vidsr.job import plan, run
 from vidsr.media import boundaries, segments
 from vidsr.media.boundaries import SegmentReader
 from vidsr.media.encoders import EncoderRequest

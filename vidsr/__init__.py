@@ -6,6 +6,7 @@ The map of rooms, from the top floor down; imports go down only:
     api          the library: upscale(), colorize(), Upscaler
     batch        many files: what there is, what is done, who does it
     job          THE MAIN PATH: plan(job), run(plan)         | training   how weights are made
+    draft        Job -> Plan: all that is decided before the first frame
     bench        how fast this machine is                    | doctor     what is here and missing
     still        a single picture: the same, in memory       | resume     what of a long run is done
     networks     which networks a plan takes, how they run, and made ready

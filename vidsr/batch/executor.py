@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vidsr.batch.listing import Identity
+from vidsr.draft import Plan
 from vidsr.engines.memory import keep_freed_memory
 from vidsr.errors import MediaError, VidsrError
 from vidsr.events import Progress, Result
-from vidsr.job import Plan, plan, run
+from vidsr.job import plan, run
 from vidsr.networks import EnginePlan
 from vidsr.request import Job
 from vidsr.still import StillPlan

@@ -370,7 +370,7 @@ def _run_batch(
 def info(source: words.Source, as_json: words.Json = False) -> None:
     """Show what is inside a file and what upscaling would do with it."""
     with reporting(as_json):
-        from vidsr.job import draft
+        from vidsr.draft import draft
         from vidsr.request import Job
 
         print_plan(draft(Job(source=source), cache_dir=_cache_dir()), as_json)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from vidsr.batch import BatchEvent, Outcome, Summary, Told
+    from vidsr.draft import Plan
     from vidsr.events import Progress, Result
-    from vidsr.job import Plan
     from vidsr.media.probe import VideoInfo
     from vidsr.media.verify import Check
     from vidsr.networks import ColorPlan
