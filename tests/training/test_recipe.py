@@ -98,7 +98,7 @@ def test_the_plan_goes_on_where_it_was_cut(tmp_path, monkeypatch):
     names = [name for name, _ in train_all(tmp_path, tmp_path / "runs", minutes=10)]
     assert names == list(read_recipes("all"))
     assert calls[0] == ("photo-x4", "fast-x4", False)
-    assert calls[1] == ("photo-x4", "", True)
+    assert calls[1] == ("photo-x4", "fast-x4", True)
     trained = tmp_path / "runs" / "photo-x4" / "photo-x4.safetensors"
     assert calls[2] == ("photo-x4-perceptual", str(trained), False)
     assert not list(train_all(tmp_path, tmp_path / "runs", minutes=10))
