@@ -174,7 +174,12 @@ def against_source(planned: Plan, result: Result) -> list[str]:
     if planned.job.trim != Trim():
         return []
     dropped = frozenset(t.stream.index for t in planned.tracks if t.action == "drop")
-    checks = compare(planned.job.source, result.destination, dropped=dropped)
+    checks = compare(
+        planned.job.source,
+        result.destination,
+        dropped=dropped,
+        deinterlace=planned.info.deinterlace,
+    )
     return [f"{one.what}: {one.source} -> {one.written}" for one in checks if not one.equal]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from fractions import Fraction
 from pathlib import Path
@@ -114,3 +115,30 @@ def test_pictures_are_verified_too(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_there_is_no_wrong_output(clip: Path, tmp_path: Path) -> None:
     assert vidsr_command("verify", clip, tmp_path / "gone.mp4").exit_code == 3
+
+
+@pytest.mark.parametrize("how", ["frame", "field", "off"])
+def test_what_became_of_fields_is_no_difference(shared: Path, tmp_path: Path, how: str) -> None:
+    woven, out = tmp_path / "woven.mp4", tmp_path / "out.mp4"
+    with (
+        av.open(str(shared / "clips" / "awkward" / "interlaced_480i_sar32-27.mp4")) as old,
+        av.open(str(woven), "w") as file,
+    ):
+        stream = file.add_stream_from_template(old.streams.video[0])
+        for packet in without_gaps([p for p in old.demux(video=0) if p.size]):
+            packet.stream = stream
+            file.mux(packet)
+    fast = ["--model", "fast-x2", "--scale", "2", "--preset", "ultrafast", "-q"]
+    made = vidsr_command("upscale", woven, "-o", out, "--deinterlace", how, *fast)
+    assert made.exit_code == 0, made.output
+    result = vidsr_command("verify", woven, out)
+    assert result.exit_code == 0, result.output
+
+
+def without_gaps(packets: list[av.Packet]) -> list[av.Packet]:
+    """The first dozen or so, in decoding order, between whose pictures none is missing."""
+    for count in range(12, len(packets)):
+        shown = sorted(packet.pts for packet in packets[:count])
+        if len({after - before for before, after in itertools.pairwise(shown)}) == 1:
+            return packets[:count]
+    return packets

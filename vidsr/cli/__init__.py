@@ -393,14 +393,20 @@ def verify(
     with reporting(as_json):
         from vidsr.media import images
         from vidsr.media.probe import probe
-        from vidsr.media.verify import compare, compare_stills
+        from vidsr.media.verify import compare, compare_stills, deinterlaced_as
         from vidsr.planning import not_holdable
 
         if images.is_picture(source):
             checks = compare_stills(source, written, scale=scale)
         else:
-            dropped = not_holdable(probe(source), written)
-            checks = compare(source, written, dropped=dropped, scale=scale)
+            info = probe(source)
+            checks = compare(
+                source,
+                written,
+                dropped=not_holdable(info, written),
+                scale=scale,
+                deinterlace=deinterlaced_as(info, probe(written)),
+            )
         print_checks(checks, as_json)
         failed = [check.what for check in checks if check.failed]
         if failed:

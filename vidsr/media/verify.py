@@ -27,6 +27,7 @@ import av.error
 
 from vidsr.errors import VerificationError
 from vidsr.media import images
+from vidsr.media.deinterlace import decide_deinterlacing
 from vidsr.media.door import open_input, translated
 from vidsr.media.encoders import VideoFormat
 from vidsr.media.probe import StreamInfo, VideoInfo, probe
@@ -326,6 +327,19 @@ def compare(
         *_compare_tracks(old, new, frozenset(dropped)),
         *left_out,
     ]
+
+
+def deinterlaced_as(source: VideoInfo, written: VideoInfo) -> Literal["frame", "field"] | None:
+    """What became of a source's fields, by the looks of what was written: for `compare`.
+
+    Raises:
+        MediaError: the source cannot be read.
+    """
+    expected, _ = decide_deinterlacing(source, "frame")
+    woven = expected.deinterlace is not None or source.interlaced
+    if written.interlaced or not woven or expected.interlaced:
+        return None
+    return "field" if written.frame_rate > source.frame_rate * 3 / 2 else "frame"
 
 
 def _deinterlaced(old: _Contents, deinterlace: Literal["frame", "field"]) -> _Contents:
