@@ -121,6 +121,13 @@ def test_pts_in_other_containers_are_within_their_tick_and_never_drift(
     assert delay < Fraction(1, 4)
 
 
+def test_frames_whose_duration_is_one_tick_may_be_reordered(clips, out):
+    source = clips / "awkward/sample.flv"  # FLV keeps no durations
+    encoder = EncoderRequest(preset="veryfast", threads=1)
+    pass_through(source, out / "out.flv", scale=2, encoder=encoder)
+    assert len(moments_of(out / "out.flv")) == len(moments_of(source))
+
+
 @pytest.mark.parametrize("name", ["out.ts", "out.flv"])
 def test_a_delay_for_reordering_moves_sound_and_picture_alike(make_clip, out, name):
     source = make_clip(frames=24, audio=True)

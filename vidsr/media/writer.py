@@ -18,6 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -462,10 +463,12 @@ def _mend_dts(packets: list[av.Packet[Any]]) -> list[av.Packet[Any]]:
 
     libx265 leaves its delay unset when a stream is shorter than it, and dts is then garbage.
     """
-    span = 64 * max((packet.duration or 1 for packet in packets), default=1)
+    ordered = sorted(packet.pts or 0 for packet in packets)
+    # Durations alone would not do: those that come out of FLV are one tick.
+    steps = [after - before for before, after in pairwise(ordered)]
+    span = 64 * max([*steps, *(packet.duration or 1 for packet in packets)], default=1)
     if all(0 <= (p.pts or 0) - (p.dts or 0) <= span for p in packets):
         return packets
-    ordered = sorted(packet.pts or 0 for packet in packets)
     delay = max(pts - (p.pts or 0) for pts, p in zip(ordered, packets, strict=True))
     for pts, packet in zip(ordered, packets, strict=True):
         packet.dts = pts - delay
