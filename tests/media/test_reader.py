@@ -234,6 +234,16 @@ def test_frames_with_concealed_errors_are_counted(make_clip):
     assert report.damaged > 0
 
 
+def test_damage_is_decoded_alike_each_time(clips):
+    info = probe(clips / "broken/bitflips.mkv")
+    reads = []
+    for _ in range(4):
+        frames = [item for item in VideoReader(info, copied=(), threads=2) if isinstance(item, Frame)]
+        reads.append([plane.tobytes() for frame in frames for plane in frame.planes])
+    assert len(reads[0]) > 0
+    assert all(read == reads[0] for read in reads)
+
+
 def test_packets_that_the_decoder_refuses_are_counted(make_clip):
     clip = make_clip("clip.mkv", frames=8, options={"crf": "5", "bf": "0"})
     flip_packets(clip, [3], lambda data: bytes(len(data)))

@@ -129,7 +129,9 @@ class VideoReader:
             video = container.streams[self.info.video]
             assert isinstance(video, av.VideoStream)
             video.codec_context.thread_count = self.threads
-            video.thread_type = "AUTO"
+            # By frame, FFmpeg's threads meet damage in an order that differs from run to run, and
+            # so do the pictures that it makes of it.
+            video.thread_type = "SLICE"
             for packet in self._inside(container):
                 if packet.stream_index != self.info.video:
                     yield from self._copy(packet)
@@ -171,38 +173,24 @@ class VideoReader:
         Formats without an index (MPEG-TS) go to no key frame, so this tries, further and further
         back; None is the file's beginning.
         """
-        if self.begin is not None:
-            return self._target_before(self.begin)
+        if self.begin is not None:  # one key frame more: what follows the nearest may need it
+            return self._go_back(self.begin, key_frames=2)
         if not self.trim.start:
             return None
-        start = self.trim.start - self.lead / self.info.frame_rate - self._margin
-        back = Fraction(0)
-        with open_input(self.info.path) as container:
-            first = Fraction(container.start_time or 0, av.time_base)
-            while start - back > first:
-                target = int((start - back) * av.time_base)
-                try:
-                    container.seek(target)
-                except av.error.PermissionError:  # a raw stream cannot be sought in
-                    return None
-                moment = _next_key_frame(container, self.info.video)
-                if moment is not None and moment <= start:
-                    return target
-                back = 2 * back + 1
-        return None
+        return self._go_back(self.trim.start - self.lead / self.info.frame_rate - self._margin)
 
-    def _target_before(self, begin: Fraction) -> int | None:
-        """As `_seek_target`, with one more key frame between there and `begin`."""
+    def _go_back(self, moment: Fraction, *, key_frames: int = 1) -> int | None:
+        """Where so many key frames lie between there and a moment."""
         back = Fraction(0)
         with open_input(self.info.path) as container:
             first = Fraction(container.start_time or 0, av.time_base)
-            while begin - back > first:
-                target = int((begin - back) * av.time_base)
+            while moment - back > first:
+                target = int((moment - back) * av.time_base)
                 try:
                     container.seek(target)
                 except av.error.FFmpegError:  # no index, or a raw stream
                     return None
-                if _key_frames_until(begin, container, self.info.video) >= 2:
+                if _key_frames_until(moment, container, self.info.video, key_frames):
                     return target
                 back = 2 * back + 1
         return None
@@ -334,22 +322,18 @@ class VideoReader:
         return max(1, round(1 / (rate * (picture.time_base or self.info.time_base))))
 
 
-def _next_key_frame(container: av.container.InputContainer, video: int) -> Fraction | None:
-    for packet in container.demux(video):
-        if packet.is_keyframe and packet.pts is not None and packet.size:
-            return Fraction(packet.pts * packet.time_base)
-    return None
-
-
-def _key_frames_until(end: Fraction, container: av.container.InputContainer, video: int) -> int:
-    """How many key frames come from here on that are shown by `end`, a moment in seconds."""
-    count = 0
+def _key_frames_until(
+    end: Fraction, container: av.container.InputContainer, video: int, wanted: int
+) -> bool:
+    """Whether so many key frames come from here on that are shown by `end`, in seconds."""
     for packet in container.demux(video):
         moment = packet.pts if packet.dts is None else packet.dts
         if moment is None:
             continue
         if moment * packet.time_base > end:
-            break
+            return False
         shown = packet.pts is not None and packet.pts * packet.time_base <= end
-        count += packet.is_keyframe and shown
-    return count
+        wanted -= packet.is_keyframe and shown
+        if wanted == 0:
+            return True
+    return False
