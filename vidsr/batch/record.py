@@ -7,8 +7,9 @@ Note [Done before]
 ~~~~~~~~~~~~~~~~~~
 A file counts as done if its identity (size and time of change), what was asked for and the weights
 that were used are as recorded, and the output still has its size. What was asked for leaves out
-device, threads and the choice of overwriting, since another machine may go on with a batch, and the
-version of vidsr, since an update should not redo a library; the weights are known by their hashes.
+device, engine, threads, memory and the choice of overwriting, since another machine may go on with
+a batch, and the version of vidsr, since an update should not redo a library; the weights are known
+by their hashes.
 """
 
 from __future__ import annotations
@@ -142,10 +143,11 @@ class Record:
 def asked_of(job: Job) -> dict[str, Any]:
     """What was asked for, as JSON has it; see the Note above."""
     facts = dataclasses.asdict(job)
-    for name in ("source", "destination", "overwrite", "strict"):
+    for name in ("source", "destination", "overwrite", "strict", "resume", "max_memory"):
         del facts[name]
-    for part, name in (("engine", "device"), ("engine", "threads"), ("encoder", "threads")):
-        del facts[part][name]
+    for name in ("device", "engine", "threads"):
+        del facts["engine"][name]
+    del facts["encoder"]["threads"]
     return dict(json.loads(json.dumps(facts, default=str)))
 
 

@@ -40,6 +40,7 @@ from vidsr.errors import RequestError, VerificationError
 
 if TYPE_CHECKING:
     from vidsr.batch import BatchRequest
+    from vidsr.media.encoders import EncoderRequest
     from vidsr.request import ColorRequest, Job
 
 app = typer.Typer(
@@ -67,10 +68,7 @@ def upscale(
     model: words.Model = None,
     fidelity: words.Fidelity = None,
     device: words.Device = "auto",
-    engine: Annotated[
-        words.EngineWord,
-        typer.Option(help="What computes; auto measures. openvino: processors, vidsr[openvino]."),
-    ] = words.EngineWord.auto,
+    engine: words.Engine = words.EngineWord.auto,
     precision: Annotated[
         words.PrecisionWord, typer.Option(help="auto measures what is fast here.")
     ] = words.PrecisionWord.auto,
@@ -79,17 +77,8 @@ def upscale(
     ] = "auto",
     overlap: Annotated[int, typer.Option(help="Input pixels over which tiles are blended.")] = 16,
     threads: words.Threads = None,
-    reuse: Annotated[
-        words.ReuseWord,
-        typer.Option(
-            help="What is not computed again: what did not change (same pictures, sooner), also "
-            "what only moved (nearly the same, for large networks), nothing."
-        ),
-    ] = words.ReuseWord.exact,
-    reuse_error: Annotated[
-        float | None,
-        typer.Option(help="Mean squared error, in 8-bit codes, that --reuse motion accepts."),
-    ] = None,
+    reuse: words.Reuse = words.ReuseWord.exact,
+    reuse_error: words.ReuseError = None,
     encoder: words.EncoderName = None,
     crf: words.Crf = None,
     preset: words.Preset = None,
@@ -122,7 +111,6 @@ def upscale(
     Several inputs go into the folder -o under their own names; what was done before is skipped.
     """
     with reporting(as_json):
-        from vidsr.media.encoders import EncoderRequest
         from vidsr.media.reader import Trim
         from vidsr.request import EngineRequest, Job, SizeRequest
 
@@ -139,9 +127,7 @@ def upscale(
                 reuse_error=reuse_error,
             ),
             color=_wanted_color(color, colored),
-            encoder=EncoderRequest(
-                encoder, crf, preset, words.parse_pairs(enc or []), pix_fmt, ffmpeg=ffmpeg
-            ),
+            encoder=_encoder_request(encoder, crf, preset, enc, pix_fmt, ffmpeg),
             trim=Trim(words.parse_time(start), words.parse_time(end)),
             deinterlace=deinterlace.value,
             overwrite=overwrite,
@@ -193,7 +179,6 @@ def colorize(
     Several inputs go into the folder -o under their own names; what was done before is skipped.
     """
     with reporting(as_json):
-        from vidsr.media.encoders import EncoderRequest
         from vidsr.media.reader import Trim
         from vidsr.request import ColorRequest, EngineRequest, Job
 
@@ -204,9 +189,7 @@ def colorize(
             size=None,
             engine=EngineRequest(device=device, threads=threads),
             color=color or ColorRequest(),
-            encoder=EncoderRequest(
-                encoder, crf, preset, words.parse_pairs(enc or []), pix_fmt, ffmpeg=ffmpeg
-            ),
+            encoder=_encoder_request(encoder, crf, preset, enc, pix_fmt, ffmpeg),
             trim=Trim(words.parse_time(start), words.parse_time(end)),
             deinterlace=deinterlace.value,
             overwrite=overwrite,
@@ -216,6 +199,20 @@ def colorize(
             max_memory=words.parse_memory(max_memory),
         )
         _run(job, sources, dry_run=dry_run, as_json=as_json, quiet=quiet)
+
+
+def _encoder_request(
+    encoder: str | None,
+    crf: float | None,
+    preset: str | None,
+    enc: list[str] | None,
+    pix_fmt: str | None,
+    ffmpeg: str | None,
+) -> EncoderRequest:
+    from vidsr.media.encoders import EncoderRequest
+
+    options = words.parse_pairs(enc or [])
+    return EncoderRequest(encoder, crf, preset, options, pix_fmt, ffmpeg=ffmpeg)
 
 
 def _color_request(
@@ -295,12 +292,18 @@ def batch(
     model: words.Model = None,
     fidelity: words.Fidelity = None,
     device: words.Device = "auto",
+    engine: words.Engine = words.EngineWord.auto,
     threads: words.Threads = None,
+    reuse: words.Reuse = words.ReuseWord.exact,
+    reuse_error: words.ReuseError = None,
     encoder: words.EncoderName = None,
     crf: words.Crf = None,
     preset: words.Preset = None,
     enc: words.EncoderOptions = None,
     pix_fmt: words.PixFmt = None,
+    ffmpeg: words.FfmpegProgram = None,
+    deinterlace: words.Deinterlace = words.DeinterlaceWord.frame,
+    max_memory: words.MaxMemory = None,
     colored: Annotated[
         bool, typer.Option("--colorize", help="Color them first; see `vidsr colorize -h`.")
     ] = False,
@@ -314,6 +317,7 @@ def batch(
         bool, typer.Option("--overwrite", help="Replace files that no batch has made, too.")
     ] = False,
     strict: words.Strict = False,
+    no_resume: words.NoResume = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List what would be done, do nothing.")
     ] = False,
@@ -327,7 +331,6 @@ def batch(
     """
     with reporting(as_json):
         from vidsr.batch import BatchRequest, Folder
-        from vidsr.media.encoders import EncoderRequest
         from vidsr.request import EngineRequest, Job, SizeRequest
 
         color = _color_request(color_model, saturation, strength, stability, reference, force)
@@ -337,11 +340,22 @@ def batch(
         job = Job(
             source=folder,
             size=wanted,
-            engine=EngineRequest(model, device, threads=threads, fidelity=fidelity),
+            engine=EngineRequest(
+                model,
+                device,
+                threads=threads,
+                fidelity=fidelity,
+                engine=engine.value,
+                reuse=reuse.value,
+                reuse_error=reuse_error,
+            ),
             color=_wanted_color(color, colored),
-            encoder=EncoderRequest(encoder, crf, preset, words.parse_pairs(enc or []), pix_fmt),
+            encoder=_encoder_request(encoder, crf, preset, enc, pix_fmt, ffmpeg),
+            deinterlace=deinterlace.value,
             overwrite=overwrite,
             strict=strict,
+            resume=not no_resume,
+            max_memory=words.parse_memory(max_memory),
         )
         request = BatchRequest(Folder(folder, recursive, tuple(include or ())), output, job, jobs)
         _run_batch(request, dry_run=dry_run, as_json=as_json, quiet=quiet, report=report)

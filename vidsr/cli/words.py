@@ -92,6 +92,21 @@ Fidelity = Annotated[
 ColorModel = Annotated[str | None, typer.Option(help="A model or checkpoint file that colors.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Threads = Annotated[int | None, typer.Option(help="Of the network on a processor.")]
+Engine = Annotated[
+    EngineWord,
+    typer.Option(help="What computes; auto measures. openvino: processors, vidsr[openvino]."),
+]
+Reuse = Annotated[
+    ReuseWord,
+    typer.Option(
+        help="What is not computed again: what did not change (same pictures, sooner), also what "
+        "only moved (nearly the same, for large networks), nothing."
+    ),
+]
+ReuseError = Annotated[
+    float | None,
+    typer.Option(help="Mean squared error, in 8-bit codes, that --reuse motion accepts."),
+]
 EncoderName = Annotated[
     str | None, typer.Option(help="FFmpeg's name: libx264 (default), libx265, libsvtav1, ffv1, ...")
 ]
