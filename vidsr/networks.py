@@ -46,8 +46,6 @@ FAMILIES = {  # the way out that each offers to whoever got another by default
 COLORIZER = "colorize"  # the model that colors if none is named
 COLOR_PIXEL_BYTES = 3200  # per pixel of what the colorizer sees: 169 colors and 32 wide features
 MOST_WORKERS = 8  # each holds a frame and a network; beyond this, workers get more threads
-
-
 CAUTION = 0.6  # of the memory there is, since what a network takes is an estimate
 
 
@@ -186,7 +184,10 @@ def _choose_way(
 ) -> Choice:
     """What computes the network, in which precision and layout."""
     if device.type == "cpu":
-        wish = Wish(request.engine, request.precision, weights.half)
+        engine = request.engine
+        if engine == "auto" and request.reuse == "motion":  # OpenVINO's shapes are fixed, no parts
+            engine = "torch"
+        wish = Wish(engine, request.precision, weights.half)
         subject = Subject(lambda: load_mixed(weights), weights.card.scale, weights.identity)
         return choose(wish, subject, cache_dir)
     precision = request.precision
