@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vidsr.files import part_of, put_in_place
+from vidsr.files import appearing, part_of, put_in_place
 
 
 def made(path: Path, content: bytes = b"new") -> Path:
@@ -76,3 +76,21 @@ def test_a_link_that_is_overwritten_is_replaced_and_not_followed(tmp_path: Path)
     (tmp_path / "a.mp4").symlink_to(target)
     assert not made(tmp_path / "a.mp4").is_symlink()
     assert target.read_bytes() == b"precious"
+
+
+def test_a_block_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    path = made(tmp_path / "a.json", b"old")
+    with pytest.raises(ZeroDivisionError), appearing(path) as part:
+        part.write_bytes(b"half")
+        raise ZeroDivisionError
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_block_that_ends_well_gives_its_file_the_name(tmp_path: Path) -> None:
+    path = made(tmp_path / "a.json", b"old")
+    with appearing(path) as part:
+        part.write_bytes(b"new")
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]

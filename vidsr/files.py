@@ -11,7 +11,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+
+@contextlib.contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A hidden path to write to, which takes the place of `path` when the block ends well.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full; what was there before stays.
+    """
+    part = part_of(path)
+    try:
+        yield part
+        put_in_place(part, path)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def part_of(path: Path) -> Path:
@@ -35,13 +52,18 @@ def put_in_place(part: Path, path: Path) -> None:
     """
     with contextlib.suppress(FileNotFoundError):
         part.chmod(path.stat().st_mode & 0o7777)
-    flush_to_disk(part)
+    _flush(part)
     part.replace(path)
-    flush_to_disk(path.parent)
+    settle(path.parent)
 
 
-def flush_to_disk(path: Path) -> None:
-    """Wait until a file, or what a folder lists, survives a loss of power."""
+def settle(folder: Path) -> None:
+    """Let what was renamed or removed in a folder survive a loss of power, where it can."""
+    with contextlib.suppress(OSError):  # some file systems flush no folders
+        _flush(folder)
+
+
+def _flush(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

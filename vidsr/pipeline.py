@@ -57,12 +57,10 @@ from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from vidsr.frame import ColorSpec, Frame, Packet, PixelLayout
-from vidsr.media.color import ColorConverter
+from vidsr.media.color import ColorConverter, resized_alpha
 from vidsr.reuse import Parts, Planes, Reuse, changed
 from vidsr.stages import Stage
 from vidsr.tiling import Rect
@@ -343,7 +341,9 @@ class _Row:
         if not flight.frame.lead:
             planes, layout, color = self._result, chain.layout, chain.color
             if layout.alpha:  # of the frame's own, which may change while the picture does not
-                planes = (*planes, _enlarged_alpha(flight.frame, chain))
+                depths = flight.frame.layout.depth, layout.depth
+                alpha = flight.frame.planes[-1]
+                planes = (*planes, resized_alpha(alpha, (chain.height, chain.width), depths))
             yield replace(flight.frame, planes=planes, layout=layout, color=color, restart=restart)
 
 
@@ -425,16 +425,6 @@ class _Slot:
         self.host_out = [*planes(opaque, chain.width, chain.height), flag]
         self.device_in = [lanes.device_like(memory) for memory in self.host_in]
         self.device_out = [lanes.device_like(memory) for memory in self.host_out]
-
-
-def _enlarged_alpha(frame: Frame, chain: Chain) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """The last plane at the result's size and depth, bicubic: no network knows transparency."""
-    mask = torch.from_numpy(frame.planes[-1].astype(np.float32))[None, None]
-    size = (chain.height, chain.width)
-    mask = F.interpolate(mask, size=size, mode="bicubic", antialias=True)[0, 0]
-    full = 2**chain.layout.depth - 1
-    codes = mask.mul_(full / (2**frame.layout.depth - 1)).round_().clamp_(0, full).numpy()
-    return codes.astype(np.uint8) if chain.layout.depth == 8 else codes.astype(np.uint16)
 
 
 def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:

@@ -38,12 +38,12 @@ from typing import IO, Any, Self
 
 from vidsr import __version__
 from vidsr.errors import MediaError, RequestError, VerificationError
-from vidsr.files import flush_to_disk
+from vidsr.files import put_in_place, settle
 from vidsr.frame import Frame
 from vidsr.media.boundaries import Boundary, SegmentReader
 from vidsr.media.encoders import VideoFormat
 from vidsr.media.reader import ReadReport
-from vidsr.media.segments import SegmentEncoder, is_whole, settle
+from vidsr.media.segments import SegmentEncoder, is_whole
 from vidsr.models.load import Weights
 from vidsr.networks import ColorPlan, EnginePlan
 from vidsr.request import Job
@@ -216,9 +216,7 @@ class Manifest:
         part = folder / f"{_MANIFEST}.part"
         text = json.dumps({"format": FORMAT, **_plain(self)}, indent=1)
         part.write_text(text + "\n", encoding="utf-8")
-        flush_to_disk(part)
-        part.replace(folder / _MANIFEST)
-        settle(folder)
+        put_in_place(part, folder / _MANIFEST)
 
     @classmethod
     def read(cls, folder: Path) -> Manifest | None:

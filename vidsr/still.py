@@ -7,17 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from vidsr.coloring import tint_of
 from vidsr.errors import RequestError
 from vidsr.events import Result
 from vidsr.frame import Matrix
 from vidsr.media import images
-from vidsr.media.color import codes_of, rgb_of_codes
+from vidsr.media.color import codes_of, resized_alpha, rgb_of_codes
 from vidsr.media.encoders import unused
 from vidsr.media.reader import Trim
 from vidsr.memory import FLOAT_RGB, PROCESS_BYTES, check_memory, memory_limit
@@ -57,7 +55,7 @@ class StillPlan:
 
 
 def plan_still(job: Job, cache_dir: Path | None) -> StillPlan:
-    """As `job.draft`, of a picture, which is read here."""
+    """As `draft`, of a picture, which is read here."""
     if job.color is not None:  # nothing moves in a still, so OpenCV need not be there
         look = replace(job.color.look, stability=0)
         job = replace(job, color=replace(job.color, look=look))
@@ -116,7 +114,9 @@ def run_still(plan: StillPlan, stages: list[Stage] | None) -> Result:
     for stage in stages:
         height, width = stage.output_size(height, width)
     with images.create(plan.destination, still, (width, height)) as picture:
-        alpha, first = _enlarged_alpha(still.alpha, (height, width)), 0
+        alpha, first = still.alpha, 0
+        if alpha is not None:
+            alpha = resized_alpha(alpha, (height, width), (still.depth, still.depth))
         for rgb in _codes(stages, still, plan.engine.device):
             end = first + len(rgb)
             picture.write(rgb, None if alpha is None else alpha[first:end])
@@ -163,12 +163,3 @@ def _processed(stage: Stage, rgb: Tensor) -> Tensor:
     processed = stage(rgb)
     bad = stage.faulty is not None and bool(stage.faulty.any())
     return stage.redo(rgb) if bad else processed
-
-
-def _enlarged_alpha(alpha: images.Samples | None, shape: tuple[int, int]) -> images.Samples | None:
-    """Alpha at another shape (H,W), if there is any."""
-    if alpha is None:
-        return None
-    mask = torch.from_numpy(alpha)[None, None].float()
-    mask = F.interpolate(mask, size=shape, mode="bicubic", antialias=True)[0, 0]
-    return codes_of(mask.div_(float(np.iinfo(alpha.dtype).max)), alpha.dtype)

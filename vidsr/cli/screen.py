@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from vidsr.errors import Interrupted, MediaError, VidsrError
+from vidsr.files import appearing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -299,10 +300,9 @@ def write_report(summary: Summary, path: Path) -> None:
     """
     files = [dataclasses.asdict(outcome) for outcome in summary.outcomes]
     text = json.dumps({**_summary_facts(summary), "files": files}, default=str, indent=2)
-    part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text(text + "\n", encoding="utf-8")
-        part.replace(path)
+        with appearing(path) as part:
+            part.write_text(text + "\n", encoding="utf-8")
     except OSError as exc:
         raise MediaError(f"{path}: the report cannot be written ({exc.strerror})") from exc
 

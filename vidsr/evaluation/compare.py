@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vidsr.errors import MediaError, RequestError
 from vidsr.evaluation.metrics import Picture, enlarge, luma, to_picture, to_tensor
+from vidsr.files import appearing
 
 if TYPE_CHECKING:
     from vidsr.evaluation.evaluate import Comparison
@@ -193,11 +194,9 @@ def _jpeg(image: Image.Image) -> bytes:
 
 
 def _write(content: bytes, path: Path) -> None:
-    part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(path)
+        with appearing(path) as part:
+            part.write_bytes(content)
     except OSError as exc:
-        part.unlink(missing_ok=True)
         raise MediaError(f"{path}: cannot be written ({exc.strerror or exc})") from exc

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from vidsr.errors import MediaError, ModelError, RequestError
 from vidsr.evaluation.metrics import Picture, luma
+from vidsr.files import appearing
 
 BLOCK = 96  # pixels
 SHARP = 0.75  # of a picture's sharpest block: blurred background is no example (section II.D)
@@ -63,13 +64,10 @@ class NaturalModel:
         Raises:
             MediaError: the file cannot be written.
         """
-        part = path.with_name(path.name + ".part")
         try:
-            with part.open("wb") as file:
+            with appearing(path) as part, part.open("wb") as file:
                 np.savez(file, mean=self.mean, covariance=self.covariance, about=self.about)
-            part.replace(path)
         except OSError as exc:
-            part.unlink(missing_ok=True)
             raise MediaError(f"{path}: cannot be written ({exc.strerror or exc})") from exc
 
 

@@ -14,6 +14,7 @@ from vidsr.errors import MediaError, RequestError
 from vidsr.evaluation.compare import ContactSheet
 from vidsr.evaluation.evaluate import BICUBIC, Scores, UpscaleReport
 from vidsr.evaluation.scores import shown
+from vidsr.files import appearing
 from vidsr.models.card import ModelCard
 
 PLOT_SIZE = (12.0, 6.0)  # inches
@@ -158,12 +159,10 @@ def add_measured(path: Path, measured: Mapping[str, Mapping[str, float]]) -> Non
         MediaError: it cannot be written.
     """
     card = ModelCard.read(path)
-    part = path.with_name(path.name + ".part")
     try:
-        dataclasses.replace(card, measured={**card.measured, **measured}).write(part)
-        part.replace(path)
+        with appearing(path) as part:
+            dataclasses.replace(card, measured={**card.measured, **measured}).write(part)
     except OSError as exc:
-        part.unlink(missing_ok=True)
         raise MediaError(f"{path}: cannot be written ({exc.strerror})") from exc
 
 

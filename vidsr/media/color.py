@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from vidsr.errors import MediaError
 from vidsr.frame import ColorSpec, Matrix, PixelLayout, Range, Siting
@@ -328,6 +329,23 @@ def rgb_of_codes(codes: Codes) -> Tensor:
     """Codes (H,W,3) of a still -> (1,3,H,W) in [0,1]."""
     full = float(np.iinfo(codes.dtype).max)
     return torch.from_numpy(codes).permute(2, 0, 1)[None].float().div_(full)
+
+
+def resized_alpha(
+    alpha: Codes, size: tuple[int, int], depths: tuple[int, int]
+) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Alpha (H,W) at another size (height, width), bicubic: no network knows transparency.
+
+    Args:
+        alpha: codes.
+        size: of the result.
+        depths: bits of the codes before and after.
+    """
+    before, after = (float(2**depth - 1) for depth in depths)
+    mask = torch.from_numpy(alpha)[None, None].float()
+    mask = F.interpolate(mask, size=size, mode="bicubic", antialias=True)[0, 0]
+    codes = mask.mul_(after / before).round_().clamp_(0, after).numpy()
+    return codes.astype(np.uint8) if depths[1] == 8 else codes.astype(np.uint16)
 
 
 def codes_of(values: Tensor, dtype: np.dtype[np.uint8 | np.uint16]) -> Codes:

@@ -9,7 +9,6 @@ Pillow and PyAV are loaded inside the functions that draw and encode.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidsr.errors import MediaError
-from vidsr.files import put_in_place
+from vidsr.files import appearing
 
 if TYPE_CHECKING:
     from av import AudioFrame, VideoFrame
@@ -87,11 +86,13 @@ def draw_demo_clip(
 
     from vidsr.media.door import output_name
 
-    part = path.with_name(f".{path.name}.part")
     try:
-        with av.open(
-            output_name(part), "w", format="mp4", options={"movflags": "+faststart"}
-        ) as output:
+        with (
+            appearing(path) as part,
+            av.open(
+                output_name(part), "w", format="mp4", options={"movflags": "+faststart"}
+            ) as output,
+        ):
             output.metadata["title"] = "vidsr demo"
             video = _video_stream(output, (width, height), fps)
             audio = output.add_stream("aac", rate=SAMPLE_RATE, layout="stereo", bit_rate=96_000)
@@ -100,12 +101,8 @@ def draw_demo_clip(
             output.mux(video.encode(None))
             output.mux(audio.encode(_sound(seconds)))
             output.mux(audio.encode(None))
-        put_in_place(part, path)
     except (av.FFmpegError, OSError) as exc:
         raise MediaError(f"{path}: the demo clip cannot be written ({exc.strerror})") from exc
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
 
 
 def _video_stream(output: OutputContainer, size: tuple[int, int], fps: int) -> VideoStream:

@@ -35,7 +35,7 @@ import av
 import av.error
 
 from vidsr.errors import MediaError, VerificationError
-from vidsr.files import flush_to_disk
+from vidsr.files import put_in_place
 from vidsr.frame import Frame, Packet
 from vidsr.media.door import open_input, translated
 from vidsr.media.encoders import VideoFormat
@@ -167,7 +167,7 @@ class FfmpegSegment:
             if self._headers.exists():
                 written.unlink()
             else:
-                written.replace(self._headers)
+                put_in_place(written, self._headers)
         self._encoder.close()
         return extradata
 
@@ -235,9 +235,7 @@ class PacketFile:
         """
         self._record(len(self.pts), 0, _END, b"")
         self._file.close()
-        flush_to_disk(self._part)
-        self._part.replace(self.path)
-        settle(self.path.parent)
+        put_in_place(self._part, self.path)
 
     def abandon(self) -> None:
         """Close and remove the temporary file."""
@@ -248,12 +246,6 @@ class PacketFile:
     def _record(self, pts: int, duration: int, kind: int, data: bytes) -> None:
         self._file.write(_HEAD.pack(pts, duration, kind, len(data), zlib.crc32(data)))
         self._file.write(data)
-
-
-def settle(folder: Path) -> None:
-    """Let what was renamed in a folder survive a loss of power, where its file system can."""
-    with contextlib.suppress(OSError):
-        flush_to_disk(folder)
 
 
 def read_packets(path: Path) -> Iterator[Coded]:

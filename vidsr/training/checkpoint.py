@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from vidsr.errors import MediaError, ModelError
+from vidsr.files import appearing
 
 
 def save(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -51,18 +52,14 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         MediaError: for any OSError within the block; what was there before stays.
     """
-    part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        part.replace(path)
+        with appearing(path) as part:
+            yield part
     except OSError as exc:
         raise MediaError(
             f"{path}: cannot be written ({exc.strerror or exc}); what was there before is untouched"
         ) from exc
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
