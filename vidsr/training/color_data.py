@@ -51,6 +51,7 @@ class ColorCrops:
     pictures: list[Tensor]  # each (3,H,W) uint8, small; on the CPU
     patch: int  # side of the input in pixels; even
     batch: int
+    aged: float = 1.0  # share whose lightness went through camera, film and file; see the Note
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """L (N,1,p,p) in [-1,1] and ab (N,2,p/2,p/2) in units of AB_SCALE, fp32."""
@@ -58,12 +59,15 @@ class ColorCrops:
         rgb = torch.cat([self._crop(dice) for _ in range(self.batch)]).float().div_(255)
         lab = rgb_to_lab(rgb)
         lightness = torch.cat(
-            [
-                _aged(_exposed(rgb[n : n + 1], lab[n : n + 1, :1], dice), dice)
-                for n in range(self.batch)
-            ]
+            [self._seen(rgb[n : n + 1], lab[n : n + 1, :1], dice) for n in range(self.batch)]
         )
         return network_input(lightness * 100), network_target(lab)
+
+    def _seen(self, rgb: Tensor, own: Tensor, dice: Dice) -> Tensor:
+        """The lightness (1,1,p,p) in [0,1] that stands for one part."""
+        if dice.happens(self.aged):
+            return _aged(_exposed(rgb, own, dice), dice)
+        return _brightened(own / 100, dice)
 
     def _crop(self, dice: Dice) -> Tensor:
         """(1,3,p,p) uint8."""
@@ -167,7 +171,7 @@ def _exposed(rgb: Tensor, own: Tensor, dice: Dice) -> Tensor:
 
 def _aged(lightness: Tensor, dice: Dice) -> Tensor:
     """What camera, film and file did to a lightness (1,1,H,W) in [0,1]."""
-    lightness = lightness.clamp(0, 1) ** math.exp(dice.uniform(math.log(0.6), math.log(1.6)))
+    lightness = _brightened(lightness, dice)
     if dice.happens(0.5):
         lightness = (lightness - 0.5) * dice.uniform(0.75, 1.25) + 0.5 + dice.uniform(-0.08, 0.08)
     if dice.happens(0.2):
@@ -177,6 +181,10 @@ def _aged(lightness: Tensor, dice: Dice) -> Tensor:
         lightness = lightness + (_blurred(grain, 0.6) if dice.happens(0.5) else grain)
     lightness = lightness.clamp(0, 1)
     return _through_jpeg(lightness, 30 + dice.below(61)) if dice.happens(0.2) else lightness
+
+
+def _brightened(lightness: Tensor, dice: Dice) -> Tensor:
+    return lightness.clamp(0, 1) ** math.exp(dice.uniform(math.log(0.6), math.log(1.6)))
 
 
 def _blurred(plane: Tensor, sigma: float) -> Tensor:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -73,7 +73,7 @@ def train(
     begin(run_dir, resume=resume)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pictures = load_small(recipe.data, side=recipe.side)
-    crops = ColorCrops(pictures, recipe.patch, recipe.batch)
+    crops = ColorCrops(pictures, recipe.patch, recipe.batch, recipe.aged)
     exam = ColorExam.of(recipe.validation, EXAM_SIDE, device) if recipe.validation else None
     trainee = _trainee(recipe, pictures, device)
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -118,7 +118,7 @@ class Pretraining:
         with self._dice(number):
             logits = self.network.logits(self._placed(inputs))
         entropy, error = self.classes.losses(logits, self.network.colors, targets.to(self.device))
-        loss = entropy + _STEADY * error
+        loss = self.recipe.entropy * entropy + _STEADY * error
         self.follow(loss, number)
         return {"loss": loss.detach(), "entropy": entropy.detach(), "error": error.detach()}
 
@@ -260,10 +260,11 @@ def _initial(recipe: ColorizeRecipe) -> Pix2PixGenerator:
     network = Pix2PixGenerator(recipe.sizes(), dropout=recipe.dropout)
     if recipe.init:
         trained = load(*resolve(recipe.init))
-        if getattr(trained, "options", None) != network.options:
+        options = getattr(trained, "options", None)
+        if options is None or replace(options, gain=recipe.gain) != network.options:
             raise ModelError(
-                f"{recipe.init} is not the colorizer of {recipe.channels} channels, "
-                f"{recipe.blocks} blocks and a gain of {recipe.gain} % that this training is of"
+                f"{recipe.init} is not the colorizer of {recipe.channels} channels and "
+                f"{recipe.blocks} blocks that this training is of"
             )
         network.load_state_dict(trained.state_dict())
     return network.train()
