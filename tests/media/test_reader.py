@@ -238,7 +238,8 @@ def test_damage_is_decoded_alike_each_time(clips):
     info = probe(clips / "broken/bitflips.mkv")
     reads = []
     for _ in range(4):
-        frames = [item for item in VideoReader(info, copied=(), threads=2) if isinstance(item, Frame)]
+        reader = VideoReader(info, copied=(), threads=2)
+        frames = (item for item in reader if isinstance(item, Frame))
         reads.append([plane.tobytes() for frame in frames for plane in frame.planes])
     assert len(reads[0]) > 0
     assert all(read == reads[0] for read in reads)
