@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vidsr.media.images import Still, write
+from vidsr.media.image_writer import write
+from vidsr.media.images import Still
 
 WIDTH, HEIGHT = 7680, 4320
 SUFFIXES = (".png", ".tiff", ".jpg", ".webp", ".bmp")

@@ -163,7 +163,8 @@ def _picture(number: int) -> np.ndarray:
 def _make_pictures(folder: Path) -> None:
     from PIL import Image
 
-    from vidsr.media.images import Still, write
+    from vidsr.media.image_writer import write
+    from vidsr.media.images import Still
 
     rgb = _picture(0)
     exif = Image.Exif()

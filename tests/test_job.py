@@ -30,7 +30,7 @@ from vidsr.engines.torch_engine import TorchEngine
 from vidsr.errors import DeviceError, MediaError, OutOfMemory, RequestError
 from vidsr.events import Event, Progress, Result
 from vidsr.job import plan, run
-from vidsr.media import images
+from vidsr.media import image_writer, images
 from vidsr.media.deinterlace import Deinterlace
 from vidsr.media.encoders import EncoderRequest
 from vidsr.media.probe import probe
@@ -845,7 +845,7 @@ def test_a_png_of_any_mode_keeps_colour_grey_and_alpha(
 
 def test_sixteen_bits_stay_sixteen_bits(tmp_path: Path, out: Path) -> None:
     rgb = np.random.default_rng(0).integers(0, 65536, (32, 48, 3)).astype(np.uint16)
-    images.write(tmp_path / "a.png", images.Still(rgb))
+    image_writer.write(tmp_path / "a.png", images.Still(rgb))
     enlarge(tmp_path / "a.png", out / "a.png")
     after = images.read(out / "a.png")
     assert after.depth == 16

@@ -13,7 +13,7 @@ from vidsr.draft import Plan
 from vidsr.errors import RequestError
 from vidsr.frame import ColorSpec, Matrix, PixelLayout, Range, Siting
 from vidsr.job import plan
-from vidsr.media import images
+from vidsr.media import image_writer, images
 from vidsr.media.encoders import EncoderRequest, VideoFormat, encoder_bytes, fit_encoder
 from vidsr.memory import memory_limit
 from vidsr.request import EngineRequest, Job, SizeRequest
@@ -92,7 +92,7 @@ def test_what_cannot_fit_is_refused_with_figures(make_clip: ClipMaker, tmp_path:
     clip = make_clip()
     with pytest.raises(RequestError, match=r"MiB of memory are needed \(.*encoder.* and 100 may"):
         plan(Job(clip, max_memory=100 * MIB))
-    images.write(tmp_path / "a.png", images.Still(np.zeros((64, 64, 3), np.uint8)))
+    image_writer.write(tmp_path / "a.png", images.Still(np.zeros((64, 64, 3), np.uint8)))
     with pytest.raises(RequestError, match=r"MiB of memory are needed .* and 100 may"):
         plan(Job(tmp_path / "a.png", max_memory=100 * MIB))
 

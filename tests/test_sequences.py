@@ -16,7 +16,7 @@ from PIL import Image, ImageCms
 from vidsr.errors import Interrupted, MediaError, RequestError
 from vidsr.events import Result
 from vidsr.job import plan, run
-from vidsr.media import images, sequence
+from vidsr.media import image_writer, images, sequence
 from vidsr.media.images import Still
 from vidsr.media.reader import Trim
 from vidsr.request import Job
@@ -49,7 +49,7 @@ def put(folder: Path, numbers: range, suffix: str = ".png", **more: Any) -> Path
     """Numbered pictures, and the name that stands for them."""
     pattern = folder / f"%06d{suffix}"
     for number in numbers:
-        images.write(sequence.Numbered(pattern).path(number), picture(number, **more))
+        image_writer.write(sequence.Numbered(pattern).path(number), picture(number, **more))
     return pattern
 
 
@@ -81,7 +81,7 @@ def test_more_than_a_hundred_thousand_names_are_found_in_order(
 def test_a_percent_sign_and_a_name_around_the_number_are_kept(shots: Path) -> None:
     numbered = sequence.Numbered(shots / "100%% shot[%d].final.png")
     assert numbered.path(7).name == "100% shot[7].final.png"
-    images.write(numbered.path(7), picture(7))
+    image_writer.write(numbered.path(7), picture(7))
     (shots / "100% shot[07].final.png").write_bytes(b"")  # no number that %d would print
     assert numbered.present() == [7]
 
@@ -93,7 +93,7 @@ def test_depth_alpha_and_profile_are_kept(shots: Path, suffix: str, dtype: Any) 
     full = np.iinfo(dtype).max
     rgb = (gradient(0, 24, 16).astype(np.uint32) * full // 255).astype(dtype)
     alpha = np.full((16, 24), full // 3, dtype)
-    images.write(shots / f"1{suffix}", Still(rgb, alpha, icc_profile=profile))
+    image_writer.write(shots / f"1{suffix}", Still(rgb, alpha, icc_profile=profile))
     repeated(shots / f"%d{suffix}", shots.parent / "out" / f"%d{suffix}")
     after = images.read(shots.parent / "out" / f"1{suffix}")
     np.testing.assert_array_equal(after.rgb, twice(rgb))
@@ -105,10 +105,10 @@ def test_depth_alpha_and_profile_are_kept(shots: Path, suffix: str, dtype: Any) 
 def test_gray_pictures_stay_gray_and_mixed_ones_become_what_all_are(shots: Path) -> None:
     gray = Still(gradient(0, 24, 16)[..., :1].repeat(3, axis=2), gray=True)
     for number in (1, 2):
-        images.write(shots / f"{number}.png", gray)
+        image_writer.write(shots / f"{number}.png", gray)
     repeated(shots / "%d.png", shots.parent / "gray" / "%d.png")
     assert images.read(shots.parent / "gray" / "2.png").gray
-    images.write(shots / "3.png", picture(3, alpha=np.full((16, 24), 255, np.uint8)))
+    image_writer.write(shots / "3.png", picture(3, alpha=np.full((16, 24), 255, np.uint8)))
     repeated(shots / "%d.png", shots.parent / "mixed" / "%d.png")
     first = images.read(shots.parent / "mixed" / "1.png")
     assert not first.gray
@@ -164,7 +164,7 @@ def test_a_gap_is_an_error_that_names_the_first_missing_number(shots: Path) -> N
 
 def test_a_picture_of_another_size_is_named_before_the_run(shots: Path) -> None:
     source = put(shots, range(3))
-    images.write(shots / "000002.png", Still(gradient(0, 26, 16)))
+    image_writer.write(shots / "000002.png", Still(gradient(0, 26, 16)))
     with pytest.raises(MediaError, match=r"000002\.png: 26x16, but 000000\.png is 24x16"):
         plan(Job(source))
 
@@ -188,7 +188,7 @@ def test_pictures_that_are_there_are_replaced_only_when_asked(shots: Path) -> No
 
 
 def test_a_rate_is_for_numbered_pictures_alone(make_clip: ClipMaker, shots: Path) -> None:
-    images.write(shots / "one.png", picture(0))
+    image_writer.write(shots / "one.png", picture(0))
     for source in (make_clip(), shots / "one.png"):
         with pytest.raises(RequestError, match="--rate"):
             plan(Job(source, rate=Fraction(24)))
@@ -319,7 +319,7 @@ def test_a_gif_that_is_none_is_one_sentence(tmp_path: Path) -> None:
 def test_options_for_video_are_said_to_do_nothing_for_pictures(shots: Path) -> None:
     from vidsr.media.encoders import EncoderRequest
 
-    images.write(shots / "one.png", picture(0))
+    image_writer.write(shots / "one.png", picture(0))
     job = Job(
         shots / "one.png", encoder=EncoderRequest(crf=20, preset="slow"), trim=Trim(Fraction(1))
     )

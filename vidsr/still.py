@@ -14,7 +14,7 @@ from vidsr.coloring import tint_of
 from vidsr.errors import RequestError
 from vidsr.events import Result
 from vidsr.frame import Matrix
-from vidsr.media import images
+from vidsr.media import image_writer, images
 from vidsr.media.color import codes_of, resized_alpha, rgb_of_codes
 from vidsr.media.encoders import unused
 from vidsr.media.reader import Trim
@@ -67,7 +67,7 @@ def plan_still(job: Job, cache_dir: Path | None) -> StillPlan:
     destination = wanted_destination(job, target)
     if not images.is_picture(destination):
         raise RequestError(f"{destination}: a picture is written as {', '.join(images.SUFFIXES)}")
-    images.check_kept(destination, still, (target.width, target.height))
+    image_writer.check_kept(destination, still, (target.width, target.height))
     limit, others = memory_limit(job.max_memory), _still_bytes(still, target, destination)
     room = Room(limit - others, 0)
     engine, color = plan_networks(job, target, (width, height), cache_dir, room)
@@ -113,7 +113,7 @@ def run_still(plan: StillPlan, stages: list[Stage] | None) -> Result:
     height, width = still.rgb.shape[:2]
     for stage in stages:
         height, width = stage.output_size(height, width)
-    with images.create(plan.destination, still, (width, height)) as picture:
+    with image_writer.create(plan.destination, still, (width, height)) as picture:
         alpha, first = still.alpha, 0
         if alpha is not None:
             alpha = resized_alpha(alpha, (height, width), (still.depth, still.depth))

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 from vidsr.errors import MediaError, RequestError
-from vidsr.media.images import Still, is_picture, read, write
+from vidsr.media.image_writer import write
+from vidsr.media.images import Still, is_picture, read
 
 LOSSLESS = (".png", ".tiff", ".bmp")
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from vidsr.errors import MediaError, VerificationError
 from vidsr.frame import Matrix
-from vidsr.media import images, verify, writer
+from vidsr.media import image_writer, images, verify, writer
 from vidsr.media.probe import probe
 from vidsr.media.verify import check_written, compare, compare_stills, ledger
 
@@ -399,7 +399,7 @@ def doubled(path, out, **changes):
     larger = replace(
         still, rgb=np.ascontiguousarray(still.rgb.repeat(2, 0).repeat(2, 1)), **changes
     )
-    images.write(out, larger)
+    image_writer.write(out, larger)
     return compare_stills(path, out, scale=2)
 
 

@@ -29,7 +29,7 @@ import numpy as np
 
 from vidsr.errors import Interrupted, MediaError, VerificationError
 from vidsr.frame import ColorSpec, Frame, Matrix, Packet, PixelLayout, Range, Siting
-from vidsr.media import images
+from vidsr.media import image_writer, images
 from vidsr.media.door import Plane, planar_name
 from vidsr.media.encoders import VideoFormat
 from vidsr.media.images import Head, Still
@@ -342,7 +342,7 @@ def choose_pictures(
 ) -> tuple[VideoFormat, list[str]]:
     """As `choose_format`, for an output that is made of pictures."""
     animated = not is_numbered(path)
-    keeps = frozenset({"alpha"}) if animated else images.kept_by(path)
+    keeps = frozenset({"alpha"}) if animated else image_writer.kept_by(path)
     layout = PixelLayout(
         "gray" if source.layout.model == "gray" and "greyscale" in keeps else "rgb",
         16 if source.layout.depth > 8 and "16 bits" in keeps else 8,
@@ -419,7 +419,7 @@ class SequenceWriter:
         """
         assert isinstance(item, Frame)  # no other stream is planned
         path = self._numbered.path(self._first + self.report.frames)
-        images.write(path, _still(item, self._turns))
+        image_writer.write(path, _still(item, self._turns))
         self.report.frames += 1
         self.report.bytes += path.stat().st_size
 
@@ -470,7 +470,7 @@ class AnimationWriter:
         """
         ends = [*self._starts[1:], self._end]
         seconds = [end - start for start, end in zip(self._starts, ends, strict=True)]
-        images.write_animation(self.path, self._pictures, seconds, plays=self._plays)
+        image_writer.write_animation(self.path, self._pictures, seconds, plays=self._plays)
         written = sum((shown for _, shown in images.read_animation(self.path)), Fraction(0))
         if abs(written - sum(seconds)) > _CENTISECOND:
             self.path.unlink()

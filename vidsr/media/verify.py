@@ -26,7 +26,7 @@ import av
 import av.error
 
 from vidsr.errors import VerificationError
-from vidsr.media import images
+from vidsr.media import image_writer, images
 from vidsr.media.deinterlace import decide_deinterlacing
 from vidsr.media.door import open_input, translated
 from vidsr.media.encoders import VideoFormat
@@ -226,7 +226,7 @@ def compare_stills(source: Path, written: Path, *, scale: int | None = None) -> 
     lost: tuple[str, ...] = ()
     if images.is_picture(written):
         height, width = new.rgb.shape[:2]
-        lost = images.check_kept(written, replace(old, alpha=None), (width, height))
+        lost = image_writer.check_kept(written, replace(old, alpha=None), (width, height))
     colored = "it was colored" if old.gray and not new.gray else ""
 
     def why(name: str) -> str:
