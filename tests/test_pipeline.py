@@ -19,8 +19,9 @@ from torch.nn import functional as F
 from vidsr.frame import ColorSpec, Frame, Matrix, PixelLayout, Range, Siting
 from vidsr.media.color import ColorConverter
 from vidsr.pipeline import Ahead, Chain, Worker, stream, workers_on
+from vidsr.resize import Resize
 from vidsr.reuse import Blocks, Parts, cover, grown
-from vidsr.stages import Repeat, Resize, Stage
+from vidsr.stages import Repeat, Stage
 from vidsr.tiling import Rect
 
 LAYOUT = PixelLayout("yuv", 8, (1, 1))

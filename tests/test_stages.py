@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from vidsr.engines.torch_engine import TorchEngine
 from vidsr.errors import ModelError, OutOfMemory
 from vidsr.models.compact import Compact, CompactOptions
+from vidsr.resize import Resize
 from vidsr.reuse import BLOCK
-from vidsr.stages import Repeat, Resize, Upscale, bytes_per_pixel, choose_tile
+from vidsr.stages import Repeat, Upscale, bytes_per_pixel, choose_tile
 from vidsr.tiling import Rect
 
 CPU = torch.device("cpu")

@@ -31,11 +31,11 @@ Importing vidsr loads nothing heavy; the first use of a name does.
 Note [Libraries]
 ~~~~~~~~~~~~~~~~
 What is not super-resolution is left to well-kept libraries, each behind one door: PyAV for codecs
-and containers (media), ffmpeg-python for a system ffmpeg (media/ffmpeg), Pillow for
-stills (media/images and image_writer, and what reads training pictures), safetensors for weights (models, training),
-typer and rich for the command line, OpenVINO as a faster engine (engines/openvino_engine, in the
-extra `openvino`), scikit-image for SSIM and CIEDE2000 (evaluation) and matplotlib for plots
-(evaluation, training), both in the extra `train`.
+and containers (media), ffmpeg-python for a system ffmpeg (media/ffmpeg), Pillow for stills
+(media/images and image_writer, and what reads training pictures), safetensors for weights (models,
+training), typer and rich for the command line, OpenVINO as a faster engine
+(engines/openvino_engine, in the extra `openvino`), scikit-image for SSIM and CIEDE2000 (evaluation)
+and matplotlib for plots (evaluation, training), both in the extra `train`.
 """
 
 from __future__ import annotations

@@ -27,11 +27,11 @@ from vidsr.models.load import Network, Weights, check, find_twin, load, load_mix
 from vidsr.motion import opencv
 from vidsr.planning import Target
 from vidsr.request import ColorRequest, EngineRequest, Job
+from vidsr.resize import Resize
 from vidsr.reuse import Reuse
 from vidsr.stages import (
     SMALLEST_KEPT,
     Counters,
-    Resize,
     Stage,
     Upscale,
     bytes_per_pixel,

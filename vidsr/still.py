@@ -38,7 +38,8 @@ from vidsr.planning import (
     wanted_destination,
 )
 from vidsr.request import Job
-from vidsr.stages import Resize, Stage, Upscale
+from vidsr.resize import Resize
+from vidsr.stages import Stage, Upscale
 
 
 @dataclass(frozen=True)

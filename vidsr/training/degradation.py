@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidsr.media.roundtrip import SMALLEST_SIDE, Codec, round_trip
-from vidsr.stages import Resize
+from vidsr.resize import Resize
 
 KERNELS = ("bicubic", "area", "lanczos", "bilinear")
 CLIP_LENGTH = 3  # frames of a codec round trip; the last is kept, so it was predicted
