@@ -14,11 +14,12 @@ from pathlib import Path
 
 from vidsr.coloring import Tint
 from vidsr.errors import RequestError
+from vidsr.media.containers import MUXERS, can_hold, muxer_of
 from vidsr.media.encoders import VideoFormat, keeps_siting
 from vidsr.media.probe import StreamInfo, VideoInfo
 from vidsr.media.sequence import Numbered, is_numbered, writes_pictures
 from vidsr.media.subtitles import KEPT, encoder_for
-from vidsr.media.writer import MUXERS, TrackPlan, can_hold, muxer_of
+from vidsr.media.writer import TrackPlan
 from vidsr.request import Job, SizeRequest
 
 LARGEST_DEFAULT = (3840, 2160)  # without --scale the result stays within this if it can

@@ -17,10 +17,11 @@ from identity import FAST, frames_of, moments_of, packets_of, pass_through
 
 from vidsr.errors import MediaError, RequestError, VerificationError
 from vidsr.frame import ColorSpec, Frame, Matrix, PixelLayout, Range, Siting
+from vidsr.media.containers import can_hold, muxer_of
 from vidsr.media.encoders import EncoderRequest, choose_format
 from vidsr.media.probe import probe
 from vidsr.media.reader import Trim, VideoReader
-from vidsr.media.writer import TrackPlan, VideoWriter, can_hold, muxer_of
+from vidsr.media.writer import TrackPlan, VideoWriter
 
 REORDERED = EncoderRequest(preset="veryfast", threads=1)  # makes B-frames, other than FAST
 LOSSLESS = EncoderRequest(encoder="ffv1", threads=1)

@@ -14,8 +14,8 @@ from pathlib import Path
 from vidsr.batch.outcome import Outcome
 from vidsr.errors import MediaError, RequestError
 from vidsr.media import images
+from vidsr.media.containers import MUXERS
 from vidsr.media.probe import has_video
-from vidsr.media.writer import MUXERS
 
 # What such a file's name promises is a failure if it is not kept; any other file is looked into,
 # and left alone if there is nothing to see.

@@ -37,11 +37,12 @@ import av.error
 from vidsr.errors import MediaError, VerificationError
 from vidsr.files import put_in_place
 from vidsr.frame import Frame, Packet
+from vidsr.media.containers import muxer_of
 from vidsr.media.door import open_input, translated
 from vidsr.media.encoders import VideoFormat
 from vidsr.media.ffmpeg import FfmpegEncoder
 from vidsr.media.probe import VideoInfo
-from vidsr.media.writer import Pictures, VideoWriter, add_video, muxer_of
+from vidsr.media.writer import Pictures, VideoWriter, add_video
 
 
 class SegmentEncoder(Protocol):
