@@ -11,7 +11,8 @@ A resumed run finds the border by its pts. It seeks so that decoding begins a ke
 the nearest (pictures that follow a key frame of an open group may refer to what came before it) and
 compares the first frame and those that lead in with a hash that the first run took. If a file
 cannot be sought or does not give the same pictures after a seek, it is decoded from the beginning
-and the border found by counting.
+and the border found by counting. So is one that is damaged before the border: what a decoder makes
+up for a lost picture depends on all that it has seen.
 """
 
 from __future__ import annotations
@@ -126,7 +127,8 @@ class SegmentReader:
 
     def _resumed(self, begin: Boundary) -> Iterator[Frame]:
         """The frames from a border on, those that lead in before them."""
-        for find, seek in ((self._by_content, begin.seek), (self._by_number, None)):
+        ways = [(self._by_content, begin.seek), (self._by_number, None)]
+        for find, seek in ways[1:] if begin.damaged or begin.undecodable else ways:
             self._source = self._open(seek)
             frames = (frame for frame in self._source if isinstance(frame, Frame))
             found = find(frames, begin)

@@ -88,7 +88,7 @@ class VideoReader:
         Args:
             info: what `probe` found.
             copied: indices of the streams whose packets are yielded.
-            threads: of the decoder; 0 lets FFmpeg choose.
+            threads: of the decoder, but for H.264; 0 lets FFmpeg choose.
             trim: what to keep.
             lead: how many frames from just before the start are yielded too, marked as such.
             begin: a moment inside the trim, in seconds on the file's own clock; what lies well
@@ -128,10 +128,12 @@ class VideoReader:
         with translated(path, "reading"), open_input(path) as container:
             video = container.streams[self.info.video]
             assert isinstance(video, av.VideoStream)
-            video.codec_context.thread_count = self.threads
             # By frame, FFmpeg's threads meet damage in an order that differs from run to run, and
-            # so do the pictures that it makes of it.
+            # so do the pictures that it makes of it. By slice, it conceals no damage in H.264: what
+            # was in the memory before shows.
             video.thread_type = "SLICE"
+            h264 = self.info.video_stream.codec == "h264"
+            video.codec_context.thread_count = 1 if h264 else self.threads
             for packet in self._inside(container):
                 if packet.stream_index != self.info.video:
                     yield from self._copy(packet)
