@@ -50,6 +50,16 @@ def test_what_was_done_to_the_lightness_leaves_the_colors():
     assert lightness.mean(dim=(1, 2, 3)).std() > 0.05
 
 
+@pytest.mark.parametrize("aged", [0.0, 1.0])
+def test_only_what_is_aged_has_grain(aged):
+    flat = torch.tensor([200, 80, 40], dtype=torch.uint8)[:, None, None].expand(3, 40, 40)
+    crops = ColorCrops([flat], patch=16, batch=32, aged=aged)
+    lightness, _ = crops.draw(torch.Generator().manual_seed(0))
+    grainy = lightness.std(dim=(1, 2, 3)) > 1e-4
+    assert bool(grainy.any()) == (aged > 0)
+    assert lightness.mean(dim=(1, 2, 3)).std() > 0.05  # brighter or darker
+
+
 def test_pictures_are_made_small_and_gray_broken_and_tiny_ones_left_out(tmp_path, caplog):
     save(picture(1, 80, 100), tmp_path / "good.png")
     save(picture(1, 80, 100)[:1].expand(3, -1, -1), tmp_path / "gray.png")

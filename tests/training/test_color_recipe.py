@@ -50,6 +50,8 @@ def test_options_that_cannot_work_say_why(tmp_path, options, words):
         ({"stage": "adversarial"}, "starts from trained weights"),
         ({"stage": "adversarial", "init": "colorize"}, "patch 32: the adversarial stage needs"),
         ({"batch": 0}, "batch above zero, not 0"),
+        ({"aged": 1.5}, "aged 1.5 is no share"),
+        ({"entropy": -0.1}, "entropy -0.1 is below zero"),
         ({"data": ()}, "at least one folder"),
     ],
 )

@@ -14,6 +14,7 @@ from vidsr.training.losses import (
     charbonnier,
     color_consistency,
     discriminator_loss,
+    edge_strength,
     feature_matching,
     generator_loss,
     l1,
@@ -115,6 +116,20 @@ def test_detail_is_free_but_a_tint_is_not():
     assert color_consistency(target + checks, target) < 1e-6
     tint = torch.tensor([0.03, 0, -0.03])[:, None, None]
     assert color_consistency(target + tint, target).item() == pytest.approx(0.02, abs=1e-6)
+
+
+def test_the_strength_of_an_edge_counts_and_not_its_direction():
+    ramp = torch.arange(16.0).expand(1, 3, 16, 16) / 20
+    assert edge_strength(ramp, ramp) == 0
+    assert edge_strength(ramp.flip(-1), ramp) < 1e-6
+    assert edge_strength(ramp.transpose(-1, -2), ramp) < 1e-6
+    assert edge_strength(ramp / 2, ramp).item() == pytest.approx(1 / 40, rel=1e-3)  # 1/20 a pixel
+
+
+def test_where_nothing_is_an_edges_strength_has_a_gradient_of_zero():
+    flat = torch.full((1, 3, 8, 8), 0.5, requires_grad=True)
+    edge_strength(flat, torch.full((1, 3, 8, 8), 0.2)).backward()
+    assert torch.equal(flat.grad, torch.zeros_like(flat))
 
 
 def test_artifact_weights_follow_the_formula():

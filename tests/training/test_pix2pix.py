@@ -97,6 +97,12 @@ def test_training_lowers_the_loss(recipe, tmp_path):
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
 
+def test_without_entropy_the_squared_error_alone_teaches(recipe, tmp_path):
+    list(train(dataclasses.replace(recipe, entropy=0.0), tmp_path / "run"))
+    for entry in json.loads((tmp_path / "run" / "checkpoint.json").read_text())["log"]:
+        assert entry["loss"] == pytest.approx(20 * entry["error"], rel=1e-5)
+
+
 def test_the_adversarial_stage_moves_both_networks(adversarial, tmp_path):
     list(train(adversarial, tmp_path / "run"))
     start = read_state(tmp_path / "first" / "first.safetensors")
@@ -192,6 +198,11 @@ def test_the_callers_random_numbers_are_left_alone(recipe, tmp_path):
     torch.manual_seed(7)
     list(train(recipe, tmp_path / "run"))
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_an_init_may_answer_more_strongly(adversarial, tmp_path):
+    list(train(dataclasses.replace(adversarial, gain=150, steps=1), tmp_path / "run"))
+    assert ModelCard.read(tmp_path / "run" / "tiny.json").sizes["gain"] == 150
 
 
 def test_an_init_of_other_sizes_is_refused(adversarial, tmp_path):

@@ -191,6 +191,7 @@ def test_the_callers_random_numbers_are_left_alone(recipe, tmp_path):
         ({"learning_rate": 0.0}, "learning_rate above zero"),
         ({"scale": 8}, "scale 8 cannot be trained"),
         ({"ema": 1.0}, "ema 1.0 is no decay"),
+        ({"edge_weight": -1.0}, "edge_weight -1.0 is below zero"),
     ],
 )
 def test_recipes_that_cannot_work_are_refused(recipe, change, message):
@@ -220,6 +221,18 @@ def test_a_resumed_perceptual_run_is_the_uninterrupted_one(perceptual, tmp_path,
     ours = read_state(tmp_path / "stopped" / "tiny-x2.safetensors")
     theirs = read_state(tmp_path / "whole" / "tiny-x2.safetensors")
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.parametrize("stage", ["fidelity", "perceptual"])
+def test_the_strength_of_edges_may_count_beside_the_pixels(recipe, perceptual, tmp_path, stage):
+    plain = recipe if stage == "fidelity" else perceptual
+    edgy = dataclasses.replace(plain, edge_weight=2.0)
+    list(train(edgy, tmp_path / "edgy"))
+    last = json.loads((tmp_path / "edgy" / "checkpoint.json").read_text())["log"][-1]
+    assert last["edges"] > 0
+    assert "2 x edges" in ModelCard.read(tmp_path / "edgy" / "tiny-x2.json").trained_on
+    list(train(plain, tmp_path / "plain"))
+    assert losses_of(tmp_path / "plain")[-1] < last["loss"]
 
 
 def test_the_critic_learns_alone_first(perceptual, tmp_path):

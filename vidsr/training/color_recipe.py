@@ -63,6 +63,10 @@ class ColorizeRecipe:
         for word in ("ema", "dropout"):
             if not 0 <= getattr(self, word) < 1:
                 raise RequestError(f"{word} {getattr(self, word)} does not lie in [0, 1)")
+        if not 0 <= self.aged <= 1:
+            raise RequestError(f"aged {self.aged} is no share, in [0, 1]")
+        if self.entropy < 0:
+            raise RequestError(f"entropy {self.entropy} is below zero")
         if self.stage == "adversarial":
             self._check_adversarial()
         check_positive(self, _POSITIVE)

@@ -29,6 +29,7 @@ from vidsr.training.losses import (
     CriticFeatures,
     color_consistency,
     discriminator_loss,
+    edge_strength,
     generator_loss,
     open_content_loss,
 )
@@ -116,9 +117,17 @@ class Fidelity:
 
     def step(self, low_res: Tensor, high_res: Tensor, number: int) -> Losses:
         """See `Trainee`."""
-        loss = self.content(self.enlarged(low_res), high_res.to(self.device))
+        parts = self.nearness(self.enlarged(low_res), high_res.to(self.device))
+        loss = torch.stack(list(parts.values())).sum()
         self.follow(loss, number)
-        return {"loss": loss.detach()}
+        return {"loss": loss.detach(), **_told(parts)}
+
+    def nearness(self, output: Tensor, high_res: Tensor) -> dict[str, Tensor]:
+        """How far the output is from the original: by pixels and, if it counts, by edges."""
+        parts = {"content": self.content(output, high_res)}
+        if weight := self.recipe.edge_weight:
+            parts["edges"] = weight * edge_strength(output, high_res)
+        return parts
 
     def enlarged(self, low_res: Tensor) -> Tensor:
         """The network's output in fp32, with gradients."""
@@ -166,7 +175,7 @@ class Perceptual(Fidelity):
         output = self.enlarged(low_res)
         self.critic.requires_grad_(False)  # noqa: FBT003 - torch's own signature
         parts = {
-            "content": self.content(output, high_res),
+            **self.nearness(output, high_res),
             "adversarial": self.recipe.adversarial_weight * generator_loss(self.critic(output)),
             "features": self.recipe.feature_weight
             * self.features.feature_matching(output, high_res),
@@ -176,11 +185,7 @@ class Perceptual(Fidelity):
         self.follow(loss, number)
         self.critic.requires_grad_(True)  # noqa: FBT003
         critic = self._teach(output.detach(), high_res)
-        return {
-            "loss": loss.detach(),
-            **{k: v.detach() for k, v in parts.items()},
-            "critic": critic,
-        }
+        return {"loss": loss.detach(), **_told(parts), "critic": critic}
 
     def _teach(self, output: Tensor, original: Tensor) -> Tensor:
         """One step of the critic; returns its loss."""
@@ -190,6 +195,11 @@ class Perceptual(Fidelity):
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         return loss.detach()
+
+
+def _told(parts: dict[str, Tensor]) -> Losses:
+    """Parts of a loss for the log; a single one is the loss itself."""
+    return {name: part.detach() for name, part in parts.items()} if len(parts) > 1 else {}
 
 
 def export(run: Run, recipe: UpscaleRecipe, measured: dict[str, float]) -> None:
@@ -216,12 +226,14 @@ def export(run: Run, recipe: UpscaleRecipe, measured: dict[str, float]) -> None:
         "fidelity": recipe.content,
         "perceptual": f"{recipe.content}, critic and its features",
     }
+    loss = losses[recipe.stage]
+    loss += f" and {recipe.edge_weight:g} x edges" if recipe.edge_weight else ""
     card = replace(
         recipe.card(),
         sha256=sha256_of(weights),
         summary=f"{recipe.network} {recipe.channels}x{recipe.blocks}, x{recipe.scale}",
         trained_on=(
-            f"{pictures}; {damage[recipe.degradation]}; {origin}{losses[recipe.stage]}, {run.step} "
+            f"{pictures}; {damage[recipe.degradation]}; {origin}{loss}, {run.step} "
             f"steps of {recipe.batch} {recipe.patch}-pixel patches, {run.seconds / 60:.0f} minutes"
         ),
         license=recipe.license,
