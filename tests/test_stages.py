@@ -439,11 +439,12 @@ def test_a_narrow_picture_fills_its_batches():
     assert batch == 1024 * 1024 // (side * 128)
 
 
-def test_on_the_cpu_a_feature_map_stays_below_the_size_that_is_mapped_anew():
-    thin = bytes_per_pixel(32, 2, 4)
-    assert chosen(360, 640, device_type="cpu", pixel_bytes=thin) == (640, 1)  # measured: whole
-    side, _ = chosen(720, 1280, device_type="cpu", pixel_bytes=thin)
-    assert side**2 * 32 * 4 <= 32 << 20
+def test_on_the_cpu_a_tile_takes_so_much_memory_and_loses_little_to_its_halo():
+    wide = bytes_per_pixel(64, 4, 4)
+    assert chosen(480, 640, device_type="cpu", pixel_bytes=wide) == (640, 1)  # whole
+    side, _ = chosen(2160, 3840, device_type="cpu", pixel_bytes=wide)
+    assert side**2 * wide <= 768 << 20
+    assert (side - 36) ** 2 > 0.9 * side**2
 
 
 def test_bytes_grow_with_channels_scale_and_precision():
