@@ -184,10 +184,7 @@ def _choose_way(
 ) -> Choice:
     """What computes the network, in which precision and layout."""
     if device.type == "cpu":
-        engine = request.engine
-        if engine == "auto" and request.reuse == "motion":  # OpenVINO's shapes are fixed, no parts
-            engine = "torch"
-        wish = Wish(engine, request.precision, weights.half)
+        wish = Wish(request.engine, request.precision, weights.half)
         subject = Subject(lambda: load_mixed(weights), weights.card.scale, weights.identity)
         return choose(wish, subject, cache_dir)
     precision = request.precision

@@ -153,11 +153,32 @@ def test_a_compiled_model_is_kept_and_gives_the_same_bits(
     assert torch.equal(engine_of(network, store=store)(tiles), fresh)
 
 
-def test_other_weights_and_other_shapes_are_kept_apart(network: nn.Module, store: Store) -> None:
+def test_other_weights_and_other_batches_are_kept_apart(network: nn.Module, store: Store) -> None:
     engine_of(network, store=store)(torch.rand(2, 3, 12, 16))
     engine_of(network, tile=(9, 9), store=store)(torch.rand(2, 3, 9, 9))
+    assert len(list(store.folder.iterdir())) == 1
+    engine_of(network, batch=1, store=store)(torch.rand(1, 3, 12, 16))
     engine_of(network, store=Store(store.folder, "others"))(torch.rand(2, 3, 12, 16))
     assert len(list(store.folder.iterdir())) == 3
+
+
+def test_all_shapes_run_on_one_compiled_model_and_give_the_same_pixels(
+    network: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = engine_of(network, tile=(40, 50), batch=1)
+    picture = torch.rand(1, 3, 40, 50)
+    expected = whole(picture)
+    monkeypatch.setattr(openvino_engine, "convert", pytest.fail)
+    for top, left, height, width in ((0, 0, 30, 30), (3, 7, 33, 41), (10, 1, 24, 48)):
+        part = whole.resized((height, width), 1)
+        output = part(picture[:, :, top : top + height, left : left + width])
+        inside = output[
+            :, :, 2 * network.reach : -2 * network.reach, 2 * network.reach : -2 * network.reach
+        ]
+        rows = slice(2 * (top + network.reach), 2 * (top + height - network.reach))
+        columns = slice(2 * (left + network.reach), 2 * (left + width - network.reach))
+        assert torch.equal(inside, expected[:, :, rows, columns])
+    assert torch.equal(whole(picture), expected)
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "altered", "of something else"])
@@ -165,7 +186,7 @@ def test_a_broken_store_is_rebuilt(network: nn.Module, store: Store, damage: str
     tiles = torch.rand(2, 3, 12, 16)
     fresh = engine_of(network, store=store)(tiles)
     (file,) = store.folder.iterdir()
-    kind, whole = f"{(2, 3, 12, 16)} fp32", file.read_bytes()
+    kind, whole = "2 pictures of any size, fp32", file.read_bytes()
     if damage == "of something else":
         store.write(kind, b"no model at all" * 100)
     else:
@@ -223,7 +244,7 @@ def test_a_full_memory_is_out_of_memory(
     def fail() -> None:  # as OpenVINO said it under a limit of memory
         raise RuntimeError("Exception from src/core/src/runtime/allocator.cpp:79:\nstd::bad_alloc")
 
-    monkeypatch.setattr(engine, "_compiled", fail)
+    monkeypatch.setattr(engine._model, "_compiled", fail)
     with pytest.raises(OutOfMemory):
         engine(torch.rand(2, 3, 12, 16))
 
@@ -242,4 +263,4 @@ def test_converting_reports_to_nobody(network: nn.Module, monkeypatch: pytest.Mo
     telemetry = pytest.importorskip("openvino_telemetry")
     monkeypatch.setattr(telemetry.Telemetry, "init", pytest.fail)
     monkeypatch.setattr(telemetry.Telemetry, "send_event", pytest.fail)
-    convert(network, (1, 3, 8, 8))
+    convert(network, 1)
