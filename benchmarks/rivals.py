@@ -19,6 +19,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -198,10 +199,9 @@ def realesrgan(
         ended = subprocess.run(words, check=True, capture_output=True, text=True)
         return float(ended.stdout.splitlines()[-1])
 
-    found = subprocess.run(
-        [options.realesrgan_python, "-c", "import realesrgan"], capture_output=True, check=False
-    )
-    if found.returncode:
+    words_of_trial = [options.realesrgan_python, "-c", "import realesrgan"]
+    there = shutil.which(options.realesrgan_python) is not None
+    if not there or subprocess.run(words_of_trial, capture_output=True, check=False).returncode:
         print(f"Real-ESRGAN is skipped: {options.realesrgan_python} cannot import realesrgan")
         return None
     run()
