@@ -41,6 +41,9 @@ from vidsr.request import Job
 from vidsr.resize import Resize
 from vidsr.stages import Stage, Upscale
 
+BAND_BYTES = 512 << 20  # that a row of tiles takes at the result's size; tiles are cut to fit
+LEAST_TILE = 256  # pixels; a larger band is better than lower tiles
+
 
 @dataclass(frozen=True)
 class StillPlan:
@@ -73,7 +76,11 @@ def plan_still(job: Job, cache_dir: Path | None) -> StillPlan:
     room = Room(limit - others, 0)
     engine, color = plan_networks(job, target, (width, height), cache_dir, room)
     engine = alone(engine)
-    band = 3 * FLOAT_RGB * target.width * min(int(engine.tile * target.factor), target.height)
+    row = int(3 * FLOAT_RGB * target.width * target.factor)  # of a band, per row of a tile
+    if job.engine.tile is None and engine.tile > (tile := max(BAND_BYTES // row, LEAST_TILE)):
+        memory = engine.memory_bytes * tile // engine.tile
+        engine = replace(engine, tile=tile, memory_bytes=memory)
+    band = row * min(engine.tile, height)
     on_host = engine.memory_bytes if engine.device == "cpu" else 0
     check_memory({"process and picture": others, "a band": band, "network": on_host}, limit)
     notes = [*engine.notes, *size_warnings(target), *unused(job.encoder)]
