@@ -199,9 +199,8 @@ def realesrgan(
         ended = subprocess.run(words, check=True, capture_output=True, text=True)
         return float(ended.stdout.splitlines()[-1])
 
-    words_of_trial = [options.realesrgan_python, "-c", "import realesrgan"]
-    there = shutil.which(options.realesrgan_python) is not None
-    if not there or subprocess.run(words_of_trial, capture_output=True, check=False).returncode:
+    trial = [shutil.which(options.realesrgan_python) or "false", "-c", "import realesrgan"]
+    if subprocess.run(trial, capture_output=True, check=False).returncode:
         print(f"Real-ESRGAN is skipped: {options.realesrgan_python} cannot import realesrgan")
         return None
     run()

@@ -9,6 +9,7 @@ import pytest
 from conftest import ClipMaker
 from family import ship_family
 
+from vidsr import still
 from vidsr.draft import Plan
 from vidsr.errors import RequestError
 from vidsr.frame import ColorSpec, Matrix, PixelLayout, Range, Siting
@@ -17,6 +18,7 @@ from vidsr.media import image_writer, images
 from vidsr.media.encoders import EncoderRequest, VideoFormat, encoder_bytes, fit_encoder
 from vidsr.memory import memory_limit
 from vidsr.request import EngineRequest, Job, SizeRequest
+from vidsr.still import StillPlan
 
 MIB = 1 << 20
 COLOR = ColorSpec(Matrix.BT709, Range.LIMITED, 1, 1, Siting.LEFT)
@@ -95,6 +97,26 @@ def test_what_cannot_fit_is_refused_with_figures(make_clip: ClipMaker, tmp_path:
     image_writer.write(tmp_path / "a.png", images.Still(np.zeros((64, 64, 3), np.uint8)))
     with pytest.raises(RequestError, match=r"MiB of memory are needed .* and 100 may"):
         plan(Job(tmp_path / "a.png", max_memory=100 * MIB))
+
+
+def test_a_large_pictures_tiles_are_as_high_as_a_band_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tile(width: int, height: int, asked: int | None = None) -> int:
+        image_writer.write(tmp_path / "a.png", images.Still(np.zeros((height, width, 3), np.uint8)))
+        engine = EngineRequest(tile=asked, device="cpu")
+        result = plan(Job(tmp_path / "a.png", size=SizeRequest(scale=2), engine=engine))
+        assert isinstance(result, StillPlan)
+        return result.engine.tile
+
+    assert tile(400, 300) == 400
+    # Three times a row of the result in float R, G, B, for each of the 2 rows that a row becomes.
+    monkeypatch.setattr(still, "BAND_BYTES", 100 * 3 * 12 * 800 * 2)
+    assert tile(400, 300) == still.LEAST_TILE
+    monkeypatch.setattr(still, "LEAST_TILE", 64)
+    assert tile(400, 300) == 100
+    assert tile(400, 300, asked=200) == 200
+    assert tile(400, 100) == 400  # not high enough to matter
 
 
 def test_a_long_video_as_a_gif_is_refused_before_it_is_collected(

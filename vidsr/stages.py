@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Run = Callable[[Engine, Tensor], Tensor]  # a batch of tiles through an engine, and checked
 
 FASTEST_TILE = {"cuda": 1024, "mps": 512}  # pixels; not measured yet
-CPU_WORKING_SET = 384 << 20  # bytes that a tile may take, see _fastest_pixels
+CPU_WORKING_SET = 768 << 20  # bytes that a tile may take, see _fastest_pixels
 CPU_SMALLEST_TILE = 256  # pixels
 SMALLEST_KEPT = 16  # pixels that a tile keeps beside halo and overlap when memory is short
 MOST_IN_PARTS = 0.9  # of the whole's cost: beyond it, the whole is computed

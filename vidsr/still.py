@@ -42,7 +42,7 @@ from vidsr.resize import Resize
 from vidsr.stages import Stage, Upscale
 
 BAND_BYTES = 512 << 20  # that a row of tiles takes at the result's size; tiles are cut to fit
-LEAST_TILE = 256  # pixels; a larger band is better than lower tiles
+LEAST_TILE = 256  # pixels; below it too much is lost to halos
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ def plan_still(job: Job, cache_dir: Path | None) -> StillPlan:
     engine, color = plan_networks(job, target, (width, height), cache_dir, room)
     engine = alone(engine)
     row = int(3 * FLOAT_RGB * target.width * target.factor)  # of a band, per row of a tile
-    if job.engine.tile is None and engine.tile > (tile := max(BAND_BYTES // row, LEAST_TILE)):
+    if job.engine.tile is None and row * min(engine.tile, height) > BAND_BYTES:
+        tile = min(engine.tile, max(BAND_BYTES // row, LEAST_TILE))
         memory = engine.memory_bytes * tile // engine.tile
         engine = replace(engine, tile=tile, memory_bytes=memory)
     band = row * min(engine.tile, height)

@@ -26,7 +26,7 @@ import importlib.util
 import io
 import threading
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'vidsr[openvino]'"
 CPU = torch.device("cpu")
 MOST_KEPT = 24  # compiled models in the store; each is as large as the weights
-KERNELS_KEPT = 256  # one for each layer and shape; left alone it keeps 5000, some 800 MB
+KERNELS_KEPT = 256  # one for each layer and shape; without a limit 3,000 shapes took 670 MB
 NEAR_ENOUGH = 1e-3  # of the display range: a converted network's largest difference from torch's
 _LISTED: dict[str, Precision] = {"FP32": "fp32", "BF16": "bf16", "FP16": "fp16"}
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -140,14 +140,14 @@ class OpenVINOEngine:
         other = copy.copy(self)
         other.tile = tile
         if batch != self.batch:
-            other.batch, other._model = batch, self._model.like(batch=batch)
+            other.batch, other._model = batch, replace(self._model, batch=batch)
         return other
 
     def in_fp32(self) -> OpenVINOEngine:
         """See `Engine`."""
         other = copy.copy(self)
         other.precision, other.dtype = "fp32", torch.float32
-        other._model = self._model.like(precision="fp32")
+        other._model = replace(self._model, precision="fp32")
         return other
 
     @property
@@ -155,26 +155,16 @@ class OpenVINOEngine:
         return self.batch, 3, *self.tile
 
 
+@dataclass
 class _Model:
     """A network that is compiled when it first runs; engines of any tile share it."""
 
-    def __init__(
-        self,
-        network: nn.Module,
-        precision: Precision,
-        batch: int,
-        threads: int,
-        store: Store | None,
-    ) -> None:
-        self.network, self.precision, self.batch = network, precision, batch
-        self.threads, self.store = threads, store
-        self._request: Any = None
-
-    def like(self, *, batch: int | None = None, precision: Precision | None = None) -> _Model:
-        """The same network otherwise."""
-        return _Model(
-            self.network, precision or self.precision, batch or self.batch, self.threads, self.store
-        )
+    network: nn.Module
+    precision: Precision
+    batch: int
+    threads: int
+    store: Store | None
+    _request: Any = field(default=None, init=False)
 
     def run(self, tiles: Tensor, output: Tensor) -> None:
         """Enlarge contiguous tiles (batch,3,h,w) into `output`, without a copy."""

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidsr.errors import MediaError, RequestError
-from vidsr.files import part_of, put_in_place
+from vidsr.files import appearing
 from vidsr.media.images import ANIMATION_SUFFIXES, BROKEN, SUFFIXES, TIFF_LAYOUT, Samples, Still
 
 if TYPE_CHECKING:
@@ -57,11 +57,8 @@ class PictureWriter:
         lost: what the picture has and the format cannot keep, such as "EXIF" or "16 bits".
     """
 
-    def __init__(
-        self, path: Path, encoder: _Encoder, likeness: Still, lost: tuple[str, ...]
-    ) -> None:
+    def __init__(self, encoder: _Encoder, likeness: Still, lost: tuple[str, ...]) -> None:
         self.lost = lost
-        self._path = path
         self._encoder = encoder
         self._likeness = likeness
 
@@ -70,8 +67,7 @@ class PictureWriter:
         if self._likeness.alpha is None:
             alpha = None  # opaque everywhere
         rows = replace(self._likeness, rgb=rgb, alpha=alpha)
-        with _writing(self._path):
-            self._encoder.write(_reduced(rows) if "16 bits" in self.lost else rows)
+        self._encoder.write(_reduced(rows) if "16 bits" in self.lost else rows)
 
 
 @contextlib.contextmanager
@@ -101,11 +97,9 @@ def create(
         raise RequestError(f"quality {quality} is not between 1 and 100")
     likeness, lost = _fit(path, like, size, _FORMATS[name])
     with _whole(path) as file:
-        with _writing(path):
-            encoder = _FORMATS[name].encoder(file, likeness, size, quality)
-        yield PictureWriter(path, encoder, likeness, lost)
-        with _writing(path):
-            encoder.finish()
+        encoder = _FORMATS[name].encoder(file, likeness, size, quality)
+        yield PictureWriter(encoder, likeness, lost)
+        encoder.finish()
 
 
 def kept_by(path: Path) -> frozenset[str]:
@@ -154,7 +148,7 @@ def write_animation(
         options["disposal"] = 2 if pictures[0].shape[2] == 4 else 0
         pictures = [_all_or_nothing(samples) for samples in pictures]
     first, *others = (Image.fromarray(samples) for samples in pictures)
-    with _whole(path) as file, _writing(path):
+    with _whole(path) as file:
         durations = _milliseconds(seconds, 10 if name == "GIF" else 1)
         first.save(file, name, save_all=True, append_images=others, duration=durations, **options)
 
@@ -237,18 +231,8 @@ def _whole(path: Path) -> Iterator[IO[bytes]]:
     """A file under a temporary name beside `path`, renamed to it only if nothing fails."""
     if not path.parent.is_dir():
         raise MediaError(f"{path}: there is no directory {path.parent}; create it first")
-    try:
-        with _writing(path):
-            part = part_of(path)
-            file = part.open("wb")
-        with contextlib.ExitStack() as stack:
-            stack.callback(part.unlink, missing_ok=True)
-            with file:
-                yield file
-            with _writing(path):
-                put_in_place(part, path)
-    except BROKEN as exc:
-        raise MediaError(f"{path}: the picture cannot be written ({exc})") from exc
+    with _writing(path), appearing(path) as part, part.open("wb") as file:
+        yield file
 
 
 @contextlib.contextmanager
