@@ -137,6 +137,22 @@ def test_workers_compile_and_compute_side_by_side(network: nn.Module) -> None:
     assert all(torch.equal(output, outputs[0]) for output in outputs)
 
 
+def test_engines_of_other_tiles_run_side_by_side(network: nn.Module) -> None:
+    first = engine_of(network, tile=(40, 50), batch=1)
+    sides = [(40, 50), (33, 21), (12, 44), (28, 28)]
+    with torch.inference_mode():
+        pictures = [torch.rand(1, 3, *side) for side in sides]
+        exact = [network(picture) for picture in pictures]
+
+    def worst(number: int) -> float:
+        number %= len(sides)
+        output = first.resized(sides[number], 1)(pictures[number])
+        return float((output - exact[number]).abs().max())
+
+    with ThreadPoolExecutor(4) as pool:
+        assert max(pool.map(worst, range(400))) < 1e-5
+
+
 def test_tiles_are_blended_as_from_torch(network: nn.Module) -> None:
     picture = torch.rand(1, 3, 60, 44)
     stage = Upscale(engine_of(network, batch=1), halo=4, overlap=4, tile=32, batch=1)

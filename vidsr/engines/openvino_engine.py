@@ -157,7 +157,10 @@ class OpenVINOEngine:
 
 @dataclass
 class _Model:
-    """A network that is compiled when it first runs; engines of any tile share it."""
+    """A network that is compiled when it first runs; engines of any tile share it.
+
+    Who decides what to compute tries out parts while a worker is at a picture, so one at a time.
+    """
 
     network: nn.Module
     precision: Precision
@@ -165,13 +168,15 @@ class _Model:
     threads: int
     store: Store | None
     _request: Any = field(default=None, init=False)
+    _running: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def run(self, tiles: Tensor, output: Tensor) -> None:
         """Enlarge contiguous tiles (batch,3,h,w) into `output`, without a copy."""
-        request = self._request = self._request or self._compiled().create_infer_request()
-        request.set_input_tensor(_shared(tiles))
-        request.set_output_tensor(_shared(output))
-        request.infer()
+        with self._running:
+            request = self._request = self._request or self._compiled().create_infer_request()
+            request.set_input_tensor(_shared(tiles))
+            request.set_output_tensor(_shared(output))
+            request.infer()
 
     def _compiled(self) -> Any:
         import openvino
