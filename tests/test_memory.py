@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ClipMaker
 from family import ship_family
 
@@ -16,7 +17,7 @@ from vidsr.frame import ColorSpec, Matrix, PixelLayout, Range, Siting
 from vidsr.job import plan
 from vidsr.media import image_writer, images
 from vidsr.media.encoders import EncoderRequest, VideoFormat, encoder_bytes, fit_encoder
-from vidsr.memory import memory_limit
+from vidsr.memory import free_memory, memory_limit
 from vidsr.request import EngineRequest, Job, SizeRequest
 from vidsr.still import StillPlan
 
@@ -133,3 +134,21 @@ def test_without_a_limit_most_of_the_free_memory_may_be_taken(
     monkeypatch.setattr("vidsr.memory.free_memory", lambda _: 1000)
     assert memory_limit(None) == 800
     assert memory_limit(123) == 123
+
+
+def test_what_a_container_may_take_is_all_that_is_free(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("vidsr.memory.CGROUPS", tmp_path)
+    machine = free_memory(torch.device("cpu"))
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text(f"{200 * MIB}\n")
+    (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {20 * MIB}\n")
+    assert free_memory(torch.device("cpu")) == pytest.approx(machine, rel=0.5)
+    (tmp_path / "memory.max").write_text(f"{300 * MIB}\n")
+    assert free_memory(torch.device("cpu")) == 120 * MIB
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory/memory.limit_in_bytes").write_text(f"{100 * MIB}\n")
+    (tmp_path / "memory/memory.usage_in_bytes").write_text(f"{90 * MIB}\n")
+    (tmp_path / "memory/memory.stat").write_text("total_inactive_file 0\n")
+    assert free_memory(torch.device("cpu")) == 10 * MIB

@@ -187,6 +187,18 @@ def test_pictures_that_are_there_are_replaced_only_when_asked(shots: Path) -> No
         plan(Job(source, source, overwrite=True))
 
 
+def test_pictures_of_a_longer_film_that_was_there_are_named(shots: Path) -> None:
+    out = shots.parent / "out" / "%06d.png"
+    source = put(shots, range(1, 5))
+    repeated(source, out)
+    sequence.Numbered(source).path(4).unlink()
+    result = repeated(source, out, overwrite=True)
+    assert sequence.Numbered(out).present() == [1, 2, 3, 4]
+    assert "1 pictures of the same name were there and are not of this film: 000004.png" in str(
+        result.notes
+    )
+
+
 def test_a_rate_is_for_numbered_pictures_alone(make_clip: ClipMaker, shots: Path) -> None:
     image_writer.write(shots / "one.png", picture(0))
     for source in (make_clip(), shots / "one.png"):

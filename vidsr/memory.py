@@ -13,6 +13,7 @@ All of it are estimates, of the right size and not exact.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ PROCESS_BYTES = 350 << 20  # Python, PyTorch and FFmpeg, loaded and used once (m
 LEAST_NETWORK = 64 << 20  # of one network with a small tile
 SHARE = 0.8  # of the memory that is free, if no limit is given
 FLOAT_RGB = 12  # bytes a pixel
+CGROUPS = Path("/sys/fs/cgroup")  # as a container sees its own limits
 
 
 def memory_limit(asked: int | None) -> int:
@@ -34,6 +36,10 @@ def free_memory(device: torch.device) -> int:
     """Bytes that could be taken on the device now, without swapping."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
+    return min([_free_of_machine(), *_free_of_container()])
+
+
+def _free_of_machine() -> int:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvail"))
@@ -43,6 +49,31 @@ def free_memory(device: torch.device) -> int:
         return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (ValueError, OSError, AttributeError):
         return 4 << 30  # systems that do not tell: assume little
+
+
+def _free_of_container() -> Iterator[int]:
+    """What is left of each limit that a container puts on its processes (cgroups).
+
+    What the kernel keeps of files counts as taken there but is given up when it is needed.
+    """
+    for folder, limit, used, dropped in (
+        (CGROUPS, "memory.max", "memory.current", "inactive_file"),  # version 2
+        (
+            CGROUPS / "memory",  # version 1
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "total_inactive_file",
+        ),
+    ):
+        try:
+            most, taken = (
+                int((folder / name).read_text(encoding="ascii")) for name in (limit, used)
+            )
+            lines = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+            cached = next(int(line.split()[1]) for line in lines if line.startswith(f"{dropped} "))
+        except (OSError, ValueError, StopIteration):  # no limit ("max"), or no such system
+            continue
+        yield max(0, most - taken + cached)
 
 
 def picture_bytes(size: tuple[int, int], target: tuple[int, int]) -> int:

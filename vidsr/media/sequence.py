@@ -424,8 +424,15 @@ class SequenceWriter:
         self.report.bytes += path.stat().st_size
 
     def finish(self) -> WriteReport:
-        """All frames are there."""
+        """All frames are there; what an earlier run left beside them is said, not removed."""
         self._finished = True
+        end = self._first + self.report.frames
+        present = self._numbered.present()
+        if older := [number for number in present if not self._first <= number < end]:
+            self.report.not_kept.append(
+                f"{len(older)} pictures of the same name were there and are not of this film: "
+                f"{self._numbered.path(older[0]).name} to {self._numbered.path(older[-1]).name}"
+            )
         return self.report
 
 
