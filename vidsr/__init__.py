@@ -33,9 +33,9 @@ Note [Libraries]
 What is not super-resolution is left to well-kept libraries, each behind one door: PyAV for codecs
 and containers (media), ffmpeg-python for a system ffmpeg (media/ffmpeg), Pillow for stills
 (media/images and image_writer, and what reads training pictures), safetensors for weights (models,
-training), typer and rich for the command line, OpenVINO as a faster engine
-(engines/openvino_engine, in the extra `openvino`), scikit-image for SSIM and CIEDE2000 (evaluation)
-and matplotlib for plots (evaluation, training), both in the extra `train`.
+training), typer and rich for the command line, ncnn and OpenVINO as faster engines
+(engines/ncnn_engine and openvino_engine, in extras of their names), scikit-image for SSIM and
+CIEDE2000 (evaluation) and matplotlib for plots (evaluation, training), both in the extra `train`.
 """
 
 from __future__ import annotations

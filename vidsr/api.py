@@ -144,14 +144,15 @@ class Upscaler:
                 model's own, and of a family x4, else its largest.
             device: as in `upscale`.
             fidelity: as in `upscale`.
-            engine: "torch", "openvino" (processors alone, with the extra) or "auto".
+            engine: "torch", "openvino", "ncnn" (processors alone, with their extras) or
+                "auto".
             cache_dir: where measurements and compiled models are kept; without it nothing is
                 measured, and "auto" is torch on a processor.
 
         Raises:
             ModelError: unknown model, or weights that are not those of its card.
             RequestError: the model does not reach the scale, or has nothing to mix.
-            DeviceError: no such device, or no OpenVINO.
+            DeviceError: no such device, or a library is missing.
         """
         SizeRequest(scale=scale)  # checks it
         request = EngineRequest(model=model, device=device, fidelity=fidelity, engine=engine)

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import torch
 
-from vidsr.engines import openvino_engine
-from vidsr.engines.choice import EngineName, measured_side
+from vidsr.engines.choice import LIBRARIES, EngineName, measured_side
 from vidsr.errors import RequestError
 from vidsr.models.card import ModelCard, shipped_cards
 from vidsr.models.load import Network, load_mixed, resolve
@@ -84,8 +83,8 @@ def benched(request: BenchRequest) -> list[tuple[str, EngineName]]:
     if not names:
         raise RequestError(f"{request.model or 'what ships'}: no model that enlarges")
     engines: list[EngineName] = ["torch"]
-    if openvino_engine.installed() and request.device in {"auto", "cpu"}:
-        engines.append("openvino")
+    if request.device in {"auto", "cpu"}:
+        engines += [engine for engine, library in LIBRARIES.items() if library.installed()]
     return [(_word(request, card), engine) for card in names.values() for engine in engines]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from vidsr.engines import openvino_engine
+from vidsr.engines.choice import LIBRARIES
 from vidsr.engines.precision import fastest_precision
 from vidsr.engines.remembered import can_keep, processor
 from vidsr.engines.torch_engine import available_devices
@@ -21,7 +21,8 @@ from vidsr.models.card import shipped_cards
 from vidsr.networks import usable_cores
 
 EXTRAS = {  # package -> (extra, what it is for)
-    "openvino": ("openvino", "a faster engine on most processors"),
+    "ncnn": ("ncnn", "the fastest engine on most processors"),
+    "openvino": ("openvino", "a faster engine on some processors"),
     "opencv-python-headless": ("color", "steady color in video"),
     "scikit-image": ("train", "`vidsr evaluate`"),
     "matplotlib": ("train", "plots of training and evaluation"),
@@ -95,7 +96,7 @@ def _version(package: str) -> str | None:
 
 
 def _versions() -> dict[str, str]:
-    packages = ["torch", "av", "numpy", "pillow", "openvino", "opencv-python-headless"]
+    packages = ["torch", "av", "numpy", "pillow", "openvino", "ncnn", "opencv-python-headless"]
     found = {name: version for name in packages if (version := _version(name))}
     return {"python": platform.python_version(), **found, "ffmpeg": ffmpeg_version()}
 
@@ -103,11 +104,12 @@ def _versions() -> dict[str, str]:
 def _precisions(device: str, cache_dir: Path) -> dict[str, str]:
     fast = fastest_precision(torch.device(device), cache_dir=cache_dir)
     words = {"torch": f"fp32; {fast} is the fastest on {device}" if fast != "fp32" else "fp32"}
-    if openvino_engine.installed():
-        try:
-            words["openvino"] = ", ".join(openvino_engine.precisions())
-        except DeviceError as exc:
-            words["openvino"] = str(exc)
+    for engine, library in LIBRARIES.items():
+        if library.installed():
+            try:
+                words[engine] = ", ".join(library.precisions())
+            except DeviceError as exc:
+                words[engine] = str(exc)
     return words
 
 

@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from vidsr.coloring import Tint, tint_of
+from vidsr.engines.choice import LIBRARIES, NAMES
 from vidsr.errors import RequestError
 from vidsr.media import images
 from vidsr.media.deinterlace import decide_deinterlacing
@@ -247,8 +248,8 @@ def _warnings(job: Job, info: VideoInfo, engine: EnginePlan) -> list[str]:
         notes.append("HDR: the code values are enlarged as they are, nothing is tone-mapped")
         if engine.weights.twin is not None:
             notes.append("HDR: the fidelity weights alone, perceptual ones are for SDR")
-        if job.engine.engine == "openvino":
-            notes.append("HDR: torch computes it, OpenVINO is for SDR")
+        if job.engine.engine in LIBRARIES:
+            notes.append(f"HDR: torch computes it, {NAMES[job.engine.engine]} is for SDR")
     return notes
 
 

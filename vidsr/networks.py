@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 
 from vidsr.coloring import WORKING_SIDE, Colorize, Look, Reference
-from vidsr.engines.choice import Choice, EngineName, Subject, Way, Wish, choose
+from vidsr.engines.choice import LIBRARIES, Choice, EngineName, Subject, Way, Wish, choose
 from vidsr.engines.engine import Engine
+from vidsr.engines.ncnn_engine import NcnnEngine
 from vidsr.engines.openvino_engine import OpenVINOEngine, Store
 from vidsr.engines.precision import DTYPES, Precision, fastest_precision
 from vidsr.engines.torch_engine import Layout, TorchEngine, open_device
@@ -44,6 +45,7 @@ FAMILIES = {  # the way out that each offers to whoever got another by default
     "fast": "for speed",
 }
 COLORIZER = "colorize"  # the model that colors if none is named
+NCNN_SHARE = 2.25  # of the memory that others take; measured, 1.6 to 2.5
 COLOR_PIXEL_BYTES = 3200  # per pixel of what the colorizer sees: 169 colors and 32 wide features
 MOST_WORKERS = 8  # each holds a frame and a network; beyond this, workers get more threads
 CAUTION = 0.6  # of the memory there is, since what a network takes is an estimate
@@ -123,9 +125,9 @@ def plan_engine(
     Raises:
         ModelError: unknown model, weights that are not those of the card, or a twin that does not
             fit.
-        DeviceError: no such device, or OpenVINO is missing or lacks the precision.
+        DeviceError: no such device, or a library is missing or lacks the precision.
         RequestError: no member reaches the factor, the tile is too small for this network, a
-            fidelity is asked for and there is nothing to mix, or OpenVINO for a GPU.
+            fidelity is asked for and there is nothing to mix, or a library for a GPU.
     """
     device = _device_for(request)
     _check_reuse(request, device)
@@ -139,10 +141,10 @@ def plan_engine(
     _check_tile(request, weights.card, size)
     room = room or Room(free_memory(device), 0)
     free = room.bytes - room.picture if device.type == "cpu" else free_memory(device)
-    tile, batch = _choose_tile(weights.card, precision, free, device, request.overlap, size)
+    tile, batch = _choose_tile(weights.card, chosen.way, free, device, request.overlap, size)
     if request.tile is not None:
         tile, batch = min(request.tile, max(size)), 1
-    engine_bytes = _tile_bytes(weights.card, precision, tile, size) * batch
+    engine_bytes = _tile_bytes(weights.card, chosen.way, tile, size) * batch
     cores = request.threads or usable_cores()
     affordable = int(room.bytes * CAUTION) // (engine_bytes + room.picture)
     workers = max(1, min(cores, MOST_WORKERS, affordable)) if device.type == "cpu" else 1
@@ -168,13 +170,13 @@ def plan_engine(
 
 
 def _device_for(request: EngineRequest) -> torch.device:
-    """The device that is asked for; with OpenVINO that is the processor."""
-    if request.engine != "openvino":
+    """The device that is asked for; all libraries but torch compute on the processor."""
+    if request.engine not in LIBRARIES:
         return open_device(request.device)
     if request.device not in {"auto", "cpu"}:
         raise RequestError(
-            f"--engine openvino computes on the processor, not on {request.device}; leave --engine "
-            "out, or choose --device cpu"
+            f"--engine {request.engine} computes on the processor, not on {request.device}; leave "
+            "--engine out, or choose --device cpu"
         )
     return open_device("cpu")
 
@@ -341,10 +343,10 @@ def alone(engine: EnginePlan) -> EnginePlan:
 
 def fit_tile(engine: EnginePlan, size: tuple[int, int]) -> EnginePlan:
     """The same engine for single pictures of another size (width, height)."""
-    card, precision, device = engine.card, engine.precision, torch.device(engine.device)
-    free = free_memory(device)
-    tile, batch = _choose_tile(card, precision, free, device, engine.overlap, size)
-    memory = _tile_bytes(card, precision, tile, size) * batch
+    card, device = engine.card, torch.device(engine.device)
+    way, free = Way(engine.kind, engine.precision), free_memory(device)
+    tile, batch = _choose_tile(card, way, free, device, engine.overlap, size)
+    memory = _tile_bytes(card, way, tile, size) * batch
     return replace(alone(engine), tile=tile, batch=batch, memory_bytes=memory)
 
 
@@ -369,7 +371,7 @@ def _check_tile(request: EngineRequest, card: ModelCard, size: tuple[int, int]) 
 
 def _choose_tile(
     card: ModelCard,
-    precision: Precision,
+    way: Way,
     free: int,
     device: torch.device,
     overlap: int,
@@ -380,22 +382,23 @@ def _choose_tile(
         height,
         width,
         margin=2 * card.halo + overlap,
-        pixel_bytes=_pixel_bytes(card, precision),
+        pixel_bytes=_pixel_bytes(card, way),
         memory_bytes=int(max(free, 0) * CAUTION),
         device_type=device.type,
     )
 
 
-def _tile_bytes(card: ModelCard, precision: Precision, tile: int, size: tuple[int, int]) -> int:
+def _tile_bytes(card: ModelCard, way: Way, tile: int, size: tuple[int, int]) -> int:
     """What the network takes for a tile of a picture, which may be smaller than the tile."""
-    return min(tile, size[0]) * min(tile, size[1]) * _pixel_bytes(card, precision)
+    return min(tile, size[0]) * min(tile, size[1]) * _pixel_bytes(card, way)
 
 
-def _pixel_bytes(card: ModelCard, precision: Precision) -> int:
+def _pixel_bytes(card: ModelCard, way: Way) -> int:
     channels = card.sizes.get("channels", 64)
     at_the_end = 3 if card.network == "compact" else channels
-    itemsize = DTYPES[precision].itemsize
-    return bytes_per_pixel(channels, card.scale, itemsize, output_channels=at_the_end)
+    itemsize = DTYPES[way.precision].itemsize
+    plain = bytes_per_pixel(channels, card.scale, itemsize, output_channels=at_the_end)
+    return int(plain * (NCNN_SHARE if way.engine == "ncnn" else 1))
 
 
 def usable_cores() -> int:
@@ -441,6 +444,8 @@ def _open_engine(plan: EnginePlan, network: Network) -> Engine:
             threads=plan.threads,
             store=Store(folder, plan.weights.identity) if folder else None,
         )
+    if plan.kind == "ncnn":
+        return NcnnEngine(network, scale=scale, tile=tile, batch=plan.batch, threads=plan.threads)
     return TorchEngine(
         network,
         scale=scale,

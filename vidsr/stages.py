@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from vidsr.engines.torch_engine import device_errors
 from vidsr.errors import ModelError, OutOfMemory
-from vidsr.reuse import cover, grown, meets
+from vidsr.reuse import BLOCK, cover, grown, meets
 from vidsr.tiling import Blend, Grid, Rect
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 FASTEST_TILE = {"cuda": 1024, "mps": 512}  # pixels; not measured yet
 CPU_WORKING_SET = 768 << 20  # bytes that a tile may take, see _fastest_pixels
 CPU_SMALLEST_TILE = 256  # pixels
+CPU_LARGEST = 3 << 30  # bytes that a tile may take to lose less to its halo
 SMALLEST_KEPT = 16  # pixels that a tile keeps beside halo and overlap when memory is short
 MOST_IN_PARTS = 0.9  # of the whole's cost: beyond it, the whole is computed
 PART_SIDES = (32, 48, 64, 96, 128)  # pixels that parts must be shown at least to be exact
@@ -142,7 +143,7 @@ class Upscale:
         self._exact_parts = part_halo is None
         self._least: int | None = 0  # pixels that a part is shown at least; None: none are exact
         self._tried: tuple[int, int] | None = None  # the tile shape that this is true of
-        self.part_halo = halo if part_halo is None else part_halo
+        self.part_halo = halo * engine.block if part_halo is None else part_halo
 
     def reach(self, height: int, width: int) -> int:
         """See `Stage`."""
@@ -155,7 +156,8 @@ class Upscale:
     def affected(self, changed: Blocks, size: tuple[int, int], beside: int) -> Parts | None:
         """See `Stage`: rectangles, or else whole tiles."""
         grid = Grid(*size, self.tile, self._halo, self._overlap)
-        parts: Parts = cover(grown(changed, self._halo + beside), size, self._halo + beside)
+        reach = max(self._halo, self.part_halo) + beside
+        parts: Parts = cover(grown(changed, reach), size, reach)
         if sum(part.area for part in parts) > MOST_IN_PARTS * size[0] * size[1]:
             return None
         if not self._divides(grid):
@@ -296,14 +298,16 @@ class Upscale:
                 shown = part.shared_with(grid.kept(number))
                 tile = grid.seen(number)
                 seen = shown.grown(self.part_halo).shared_with(tile)
-                yield number, shown, seen.at_least(self._least or 0, tile)
+                least = seen.at_least(self._least or 0, tile)
+                yield number, shown, least.aligned(self._engine.block, tile)
 
     def _divides(self, grid: Grid) -> bool:
         """Whether parts of any shape will do; finds out how large they must be to be exact."""
         if not self._engine.any_shape:
             return False
         if self._exact_parts and self._tried != grid.shape:
-            self._least, self._tried = _least_exact(self._engine, grid), grid.shape
+            self._least = _least_exact(self._engine, grid, self.part_halo)
+            self._tried = grid.shape
         return self._least is not None
 
     def _fit_for(self, height: int, width: int) -> _Fit:
@@ -383,10 +387,11 @@ def _outputs(
 
 
 @torch.inference_mode()
-def _least_exact(engine: Engine, grid: Grid) -> int | None:
+def _least_exact(engine: Engine, grid: Grid, halo: int) -> int | None:
     """The least side in pixels from which on parts come out as in the whole tile, to the bit.
 
-    Tried out on noise, as small parts may be summed in another order. None if no part does.
+    Tried out on noise, as small parts may be summed in another order. `halo` is what they are shown
+    around themselves. None if no part does.
     """
     height, width = grid.shape
     noise = torch.Generator().manual_seed(0)
@@ -395,14 +400,16 @@ def _least_exact(engine: Engine, grid: Grid) -> int | None:
 
     def is_exact(seen: Rect) -> bool:
         output = engine.resized(seen.shape, 1)(seen.of(tile))
-        inside = seen.grown(-grid.halo)
+        inside = seen.grown(-halo)
         shown = inside.seen_from(seen).of(output, engine.scale)
         return torch.equal(inside.of(whole, engine.scale), shown)
 
-    for side in PART_SIDES:
-        top, left = side // 4 + 1, side // 4 + 3
+    block = engine.block
+    smallest = 2 * halo + BLOCK
+    for side in [side for side in PART_SIDES if side > 2 * halo] or [smallest]:
+        top, left = block * (side // 4 // block + 1), block * (side // 4 // block + 3)
         high, wide = min(2 * side, height - top), min(2 * side, width - left)
-        if 2 * grid.halo < side <= min(high, wide):
+        if side <= min(high, wide):
             shapes = (side, side), (side, wide), (high, side)
             if all(is_exact(Rect(top, left, top + h, left + w)) for h, w in shapes):
                 return side
@@ -506,12 +513,13 @@ def _fastest_pixels(margin: int, pixel_bytes: int, device_type: str) -> int:
     lose less to their halos; but each worker holds what a tile takes.
     """
     if device_type == "cpu":
-        return max(CPU_WORKING_SET // pixel_bytes, CPU_SMALLEST_TILE**2, (4 * margin) ** 2)
+        frugal = min((4 * margin) ** 2, CPU_LARGEST // pixel_bytes)
+        return max(CPU_WORKING_SET // pixel_bytes, CPU_SMALLEST_TILE**2, frugal)
     return FASTEST_TILE[device_type] ** 2
 
 
 def bytes_per_pixel(channels: int, scale: int, itemsize: int, *, output_channels: int = 3) -> int:
-    """Memory that a generator takes per input pixel: three feature maps at either resolution.
+    """Memory that a generator takes per input pixel: three feature maps, then four larger ones.
 
     Args:
         channels: of the features at the input's resolution.
@@ -520,4 +528,4 @@ def bytes_per_pixel(channels: int, scale: int, itemsize: int, *, output_channels
         output_channels: of the features at the output's resolution: 3 for a network that ends in
             a pixel shuffle, `channels` for one with convolutions after it (SRGAN, RRDB).
     """
-    return 3 * itemsize * (channels + output_channels * scale * scale)
+    return itemsize * (3 * channels + 4 * output_channels * scale * scale)

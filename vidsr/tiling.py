@@ -88,6 +88,14 @@ class Rect:
         left = max(whole.left, min(self.left, whole.right - wide))
         return Rect(top, left, top + high, left + wide)
 
+    def aligned(self, step: int, whole: Rect) -> Rect:
+        """Grown so that it begins at a multiple of `step` pixels from the whole's beginning."""
+        top, left = (
+            start - (start - origin) % step
+            for start, origin in ((self.top, whole.top), (self.left, whole.left))
+        )
+        return Rect(top, left, self.bottom, self.right)
+
     def seen_from(self, other: Rect) -> Rect:
         """The same place in the coordinates of a part of the picture."""
         return Rect(

@@ -36,6 +36,7 @@ class EngineWord(StrEnum):
     auto = "auto"
     torch = "torch"
     openvino = "openvino"
+    ncnn = "ncnn"
 
 
 class ReuseWord(StrEnum):
@@ -94,7 +95,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Threads = Annotated[int | None, typer.Option(help="Of the network on a processor.")]
 Engine = Annotated[
     EngineWord,
-    typer.Option(help="What computes; auto measures. openvino: processors, vidsr[openvino]."),
+    typer.Option(help="What computes; auto measures. openvino, ncnn: extras of these names."),
 ]
 Reuse = Annotated[
     ReuseWord,

@@ -3,7 +3,8 @@
 Note [Engines are measured]
 ~~~~~~~~~~~~~~~~~~~~~~~~~~~
 No rule says which is fastest: OpenVINO against torch goes from 0.95 to 2 times by network and
-processor, bf16 from 0.01 to 2 times, and channels_last wins for most networks and loses for some.
+processor, ncnn against OpenVINO from 0.8 to 1.8, bf16 from 0.01 to 2 times, and channels_last wins
+for most networks and loses for some.
 So `auto` runs the very network on one tile in every way that is there, in turns. It counts
 processor seconds on one thread, since that is what a worker has (Note [Two slots]) and since other
 programs do not count there. The figures are kept in the user's cache under processor, weights and
@@ -19,20 +20,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import nn
 
-from vidsr.engines import openvino_engine
+from vidsr.engines import ncnn_engine, openvino_engine
 from vidsr.engines.engine import Engine
-from vidsr.engines.openvino_engine import OpenVINOEngine, check_convertible
+from vidsr.engines.ncnn_engine import NcnnEngine
+from vidsr.engines.openvino_engine import OpenVINOEngine
 from vidsr.engines.precision import Precision, fastest_precision
 from vidsr.engines.remembered import Remembered, can_keep, processor
 from vidsr.engines.torch_engine import Layout, TorchEngine
 from vidsr.errors import DeviceError, ModelError
 
-EngineName = Literal["torch", "openvino"]
+EngineName = Literal["torch", "openvino", "ncnn"]
 CPU = torch.device("cpu")
 WORK = 2.5e9  # multiplications of a tile that is measured, or more by its least side
 SIDES = (64, 320)  # pixels, of such a tile
@@ -40,8 +42,27 @@ ROUNDS = 9  # runs of each way at most, after a first one that is not counted
 SECONDS = 1.0  # of measuring at most, but for a round that has begun
 CLEARLY_SLOWER = 1.25  # times the fastest: such a way need not be run again
 WORTH_IT = 0.98  # of the first way's time: less than that is noise
-FALLS_BACK = "OpenVINO cannot convert this network faithfully: torch computes it"
 Figures = dict[str, float | None]  # processor seconds of a tile by `Way.words`; None: cannot run
+
+
+class Library(Protocol):
+    """What computes networks beside torch, each in a module of its own."""
+
+    def installed(self) -> bool:
+        """Whether it is there; loads nothing."""
+
+    def version(self) -> str:
+        """A word for keys and tables; loads nothing."""
+
+    def precisions(self) -> tuple[Precision, ...]:
+        """What it computes in here; raises DeviceError if it is not there or does not load."""
+
+    def check_convertible(self, network: nn.Module, scale: int) -> None:
+        """Raises ModelError if it does not give what the network gives."""
+
+
+LIBRARIES: dict[EngineName, Library] = {"openvino": openvino_engine, "ncnn": ncnn_engine}
+NAMES: dict[EngineName, str] = {"torch": "torch", "openvino": "OpenVINO", "ncnn": "ncnn"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +111,7 @@ def choose(wish: Wish, subject: Subject, cache_dir: Path | None) -> Choice:
     """How a network is computed on the processor.
 
     Raises:
-        DeviceError: OpenVINO is asked for and is not installed, or lacks the precision here.
+        DeviceError: a library is asked for and is not installed, or lacks the precision here.
     """
     notes = []
     if cache_dir is not None and not can_keep(cache_dir):
@@ -106,9 +127,9 @@ def choose(wish: Wish, subject: Subject, cache_dir: Path | None) -> Choice:
     if len(ways) == 1 and ways[0].engine == "torch":
         return Choice(ways[0], notes=tuple(notes))
     figures = _figures(ways, subject, Remembered(cache_dir / "engines.json"))
-    if any(seconds is None for seconds in figures.values()):
-        notes.append(FALLS_BACK)
     best = _fastest(ways, figures) or instead
+    unable = [way.engine for way in ways if figures[way.words] is None]
+    notes += [_unable(engine, best) for engine in dict.fromkeys(unable)]
     return Choice(best, _words(figures), tuple(notes))
 
 
@@ -118,22 +139,29 @@ def ways_for(wish: Wish, cache_dir: Path | None) -> list[Way]:
     Raises:
         DeviceError: as `choose`.
     """
-    ways = []
-    if wish.engine != "openvino":
-        ways = _torch_ways(wish, cache_dir)
-    if wish.engine == "torch" or (wish.engine == "auto" and not openvino_engine.installed()):
-        return ways
-    listed = openvino_engine.precisions()
+    ways = _torch_ways(wish, cache_dir) if wish.engine in {"auto", "torch"} else []
+    for engine, library in LIBRARIES.items():
+        if wish.engine == engine or (wish.engine == "auto" and library.installed()):
+            ways += [Way(engine, precision) for precision in _precisions(engine, wish)]
+    return ways
+
+
+def _precisions(engine: EngineName, wish: Wish) -> tuple[Precision, ...]:
+    """Those of a library that fit a wish; none that fits is an error if the library is asked for.
+
+    Raises:
+        DeviceError: see there.
+    """
+    listed: tuple[Precision, ...] = LIBRARIES[engine].precisions()
     if wish.precision == "auto":
-        wanted = listed if wish.half else ("fp32",)
-    else:
-        wanted = tuple(name for name in listed if name == wish.precision)
-    if wish.engine == "openvino" and not wanted:
+        return listed if wish.half else ("fp32",)
+    wanted = tuple(name for name in listed if name == wish.precision)
+    if wish.engine == engine and not wanted:
         raise DeviceError(
-            f"OpenVINO has no {wish.precision} on this processor; choose --precision auto, or "
-            f"{' or '.join(listed)}"
+            f"{NAMES[engine]} has no {wish.precision} on this processor; choose --precision auto, "
+            f"or {' or '.join(listed)}"
         )
-    return ways + [Way("openvino", precision) for precision in wanted]
+    return wanted
 
 
 def _torch_ways(wish: Wish, cache_dir: Path | None) -> list[Way]:
@@ -147,18 +175,32 @@ def _torch_ways(wish: Wish, cache_dir: Path | None) -> list[Way]:
 
 
 def _unmeasured(way: Way, instead: Way, subject: Subject, notes: list[str]) -> Choice:
-    """The first way, or `instead` of OpenVINO's if that cannot be."""
-    if way.engine == "openvino":
-        try:
-            check_convertible(subject.load(), subject.scale)
-        except ModelError:
-            return Choice(instead, notes=(*notes, FALLS_BACK))
+    """The first way, or `instead` of it if that cannot be."""
+    if way.engine in LIBRARIES and not _can(way.engine, subject.load(), subject.scale):
+        return Choice(instead, notes=(*notes, _unable(way.engine, instead)))
     return Choice(way, notes=tuple(notes))
+
+
+def _can(engine: EngineName, network: nn.Module, scale: int) -> bool:
+    """Whether a library gives what the network gives."""
+    try:
+        LIBRARIES[engine].check_convertible(network, scale)
+    except ModelError:
+        return False
+    return True
+
+
+def _unable(engine: EngineName, instead: Way) -> str:
+    return (
+        f"{NAMES[engine]} cannot convert this network faithfully: {NAMES[instead.engine]} "
+        "computes it"
+    )
 
 
 def _figures(ways: list[Way], subject: Subject, remembered: Remembered) -> Figures:
     """What is remembered of all `ways`, or else measured now, all of them together."""
-    versions = f"torch {torch.__version__} / {openvino_engine.version()}"
+    others = " / ".join(library.version() for library in LIBRARIES.values())
+    versions = f"torch {torch.__version__} / {others}"
     key = f"{processor()} / {versions} / {subject.weights}"
     known = remembered.read(key)
     wanted = [way.words for way in ways]
@@ -173,7 +215,7 @@ def _is_figure(value: object) -> bool:
 
 
 def measure(ways: list[Way], subject: Subject) -> Figures:
-    """Processor seconds of one tile on one thread; None for what OpenVINO cannot convert."""
+    """Processor seconds of one tile on one thread; None for what a library cannot convert."""
     network = subject.load()
     side = measured_side(network)
     with _one_thread():
@@ -199,18 +241,17 @@ def _race(engines: dict[str, Engine], side: int) -> dict[str, float]:
 
 def _opened(ways: list[Way], network: nn.Module, scale: int, side: int) -> dict[str, Engine]:
     """The engines of the ways that this network can go, by their words."""
-    if any(way.engine == "openvino" for way in ways):
-        try:
-            check_convertible(network, scale)
-        except ModelError:
-            ways = [way for way in ways if way.engine == "torch"]
-    return {way.words: _open(way, network, scale, side) for way in ways}
+    engines = dict.fromkeys(way.engine for way in ways)
+    able = [name for name in engines if name == "torch" or _can(name, network, scale)]
+    return {way.words: _open(way, network, scale, side) for way in ways if way.engine in able}
 
 
 def _open(way: Way, network: nn.Module, scale: int, side: int) -> Engine:
     tile = (side, side)
     if way.engine == "openvino":
         return OpenVINOEngine(network, scale=scale, precision=way.precision, tile=tile)
+    if way.engine == "ncnn":
+        return NcnnEngine(network, scale=scale, tile=tile)
     return TorchEngine(
         network, scale=scale, device=CPU, precision=way.precision, tile=tile, layout=way.layout
     )

@@ -18,6 +18,7 @@ class Engine(Protocol):
     tile: tuple[int, int]  # (h, w) of the input
     batch: int  # tiles per call
     any_shape: bool  # `resized` costs nothing, and a pixel's arithmetic is the same in every shape
+    block: int  # ... that begins at a multiple of so many pixels, if it is shown that much more
 
     def __call__(self, tiles: Tensor) -> Tensor:
         """Enlarge (batch,3,h,w) to (batch,3,h*scale,w*scale).

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from vidsr.engines.conversion import check_faithful
 from vidsr.engines.precision import DTYPES, Precision
 from vidsr.engines.remembered import processor, replace_file
 from vidsr.engines.torch_engine import device_errors
@@ -45,10 +46,9 @@ INSTALL = "pip install 'vidsr[openvino]'"
 CPU = torch.device("cpu")
 MOST_KEPT = 24  # compiled models in the store; each is as large as the weights
 KERNELS_KEPT = 256  # one for each layer and shape; without a limit 3,000 shapes took 670 MB
-NEAR_ENOUGH = 1e-3  # of the display range: a converted network's largest difference from torch's
 _LISTED: dict[str, Precision] = {"FP32": "fp32", "BF16": "bf16", "FP16": "fp16"}
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
-_PROBES = ((8, 8), (21, 24))  # (h, w): traced at the first, proven at the second; x4 unshuffles
+_EXAMPLE = (8, 8)  # (h, w) of the picture on which a network is traced
 _CONVERTING = threading.Lock()  # tracing sets torch's and Python's global state aside
 
 
@@ -87,6 +87,7 @@ class OpenVINOEngine:
 
     device = CPU
     any_shape = True
+    block = 1
 
     def __init__(
         self,
@@ -214,7 +215,7 @@ def convert(network: nn.Module, batch: int) -> Any:
         warnings.simplefilter(
             "ignore"
         )  # jit.trace is deprecated; torch.export takes 5 times as long
-        example = torch.rand(1, 3, *_PROBES[0])
+        example = torch.rand(1, 3, *_EXAMPLE)
         traced = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
         frontend = FrontEndManager().load_by_framework("pytorch")
         decoder = TorchScriptPythonDecoder(traced)  # must outlive the conversion
@@ -229,14 +230,12 @@ def check_convertible(network: nn.Module, scale: int) -> None:
     Raises:
         ModelError: it cannot be converted, or it gives something else.
     """
-    engine = OpenVINOEngine(network, scale=scale, precision="fp32", tile=_PROBES[1])
-    picture = torch.rand(1, 3, *_PROBES[1], generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode(), _conversion_errors(network):
-        difference = (engine(picture) - network(picture)).abs().max()
-    if not difference < NEAR_ENOUGH:
-        raise ModelError(
-            f"OpenVINO changes what {type(network).__name__} computes (by {difference:.2g})"
-        )
+
+    def open_engine(tile: tuple[int, int]) -> OpenVINOEngine:
+        return OpenVINOEngine(network, scale=scale, precision="fp32", tile=tile)
+
+    with _conversion_errors(network):
+        check_faithful("OpenVINO", open_engine, network)
 
 
 @contextlib.contextmanager

@@ -54,6 +54,7 @@ class TorchEngine:
         self.tile = tile
         self.batch = batch
         self.layout: Layout = layout  # of feature maps
+        self.block = 1
         self.any_shape = device.type == "cpu"  # a GPU's algorithms are chosen by the shape
         self._given = network  # as given, so that in_fp32() has the weights before rounding
         with device_errors(device):
