@@ -22,7 +22,6 @@ import copy
 import importlib.metadata
 import importlib.util
 import inspect
-import inspect
 import struct
 import tempfile
 import threading
@@ -274,27 +273,28 @@ def _convolution(
 
 
 def _convolution_layer(
-    weight: Tensor, bias: Tensor | None, *, padding: int = 0, dilation: int = 1, groups: int = 1
-) -> tuple[str, str, list[bytes]]:
-    wide, _, side, _ = weight.shape
-    options = (
-        f"0={wide} 1={side} 2={dilation} 4={padding} 5={int(bias is not None)} 6={weight.numel()}"
-    )
+    weight: Tensor, bias: Tensor | None, options: str, kind: str = "Convolution"
+) -> _Layer:
+    words = f"0={len(weight)} 1={weight.shape[-1]} 5={int(bias is not None)} 6={weight.numel()}"
     biases = [] if bias is None else [_raw(bias)]
-    data = [_FP32, _raw(weight), *biases]
-    return ("ConvolutionDepthWise", f"{options} 7={groups}", data) if groups>1 else ("Convolution", options, data)
+    return kind, f"{words} {options}", [_FP32, _raw(weight), *biases]
 
 
-def _in_two(weight: Tensor, parts: int) -> tuple[Tensor, Tensor]:
-    """A large convolution (O,I,3n,3n) as 3x3 ones to (n*n*O), and one that adds those up in place.
+def _in_two(weight: Tensor, bias: Tensor | None) -> list[_Layer]:
+    """A convolution (O,I,3n,3n) as 3x3 ones to (O*n*n), which another adds up, each in its place.
 
-    ncnn would unroll the large one, 81 times its features for 9x9; the small ones it does not.
+    SRGAN's last is 9x9. ncnn would unroll it, which takes 81 times the memory of its features and
+    more time than all other layers.
     """
-    wide, narrow = weight.shape[:2]
+    wide, narrow, side, _ = weight.shape
+    parts = side // 3
     pieces = weight.reshape(wide, narrow, parts, 3, parts, 3).permute(0, 2, 4, 1, 3, 5)
-    inner = pieces.reshape(-1, narrow, 3, 3)
-    outer = torch.eye(parts**2).reshape(1, parts**2, parts, parts).repeat(wide,1,1,1)
-    return inner, outer
+    small = pieces.reshape(-1, narrow, 3, 3)
+    sums = torch.eye(parts**2).reshape(1, parts**2, parts, parts).repeat(wide, 1, 1, 1)
+    return [
+        _convolution_layer(small, None, f"4={side // 2}"),
+        _convolution_layer(sums, bias, f"2=3 7={wide}", "ConvolutionDepthWise"),
+    ]
 
 
 def _prelu(_input: Tensor, weight: Tensor) -> list[_Layer]:
