@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from vidsr.engines import choice, openvino_engine
+from vidsr.engines import choice, ncnn_engine, openvino_engine
 from vidsr.engines.choice import Choice, Subject, Way, Wish, choose, measured_side
 from vidsr.engines.precision import Precision
 from vidsr.errors import DeviceError, ModelError
@@ -33,7 +33,8 @@ class Clock:
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> list[Precision]:
-    """A processor without bf16, with OpenVINO; what it lists may be changed."""
+    """A processor without bf16, with OpenVINO and no ncnn; what it lists may be changed."""
+    monkeypatch.setattr(ncnn_engine, "installed", lambda: False)
     listed: list[Precision] = ["fp32"]
     monkeypatch.setattr(openvino_engine, "installed", lambda: True)
     monkeypatch.setattr(openvino_engine, "version", lambda: "openvino 1")
@@ -127,6 +128,50 @@ def test_without_openvino_torch_s_layouts_are_left(
     assert clock.asked == [["torch fp32", "torch fp32 planar"]]
 
 
+@pytest.fixture
+def ncnn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is installed after all."""
+    monkeypatch.setattr(ncnn_engine, "installed", lambda: True)
+    monkeypatch.setattr(ncnn_engine, "version", lambda: "ncnn 1")
+    monkeypatch.setattr(ncnn_engine, "precisions", lambda: ("fp32",))
+    monkeypatch.setattr(ncnn_engine, "check_convertible", lambda _network, _scale: None)
+
+
+@pytest.mark.usefixtures("ncnn")
+def test_ncnn_takes_part_where_it_is_installed(clock: Clock, tmp_path: Path) -> None:
+    clock.seconds["ncnn fp32"] = 0.01
+    taken = chosen(tmp_path)
+    assert taken.way == Way("ncnn")
+    assert taken.measured.startswith("ncnn fp32 10 ms, openvino fp32 20 ms")
+    assert chosen(None, engine="ncnn").way == Way("ncnn")
+    with pytest.raises(DeviceError, match="ncnn has no bf16 on this processor"):
+        chosen(tmp_path, engine="ncnn", precision="bf16")
+    assert chosen(tmp_path, precision="bf16").way.engine == "torch"
+
+
+@pytest.mark.usefixtures("ncnn")
+def test_where_one_library_cannot_the_other_computes(
+    inconvertible: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def slower(way: Way, *rest: object) -> object:
+        opened.append(way.engine)
+        return real(Way() if way.engine == "ncnn" else way, *rest)  # type: ignore[arg-type]
+
+    real = choice._open
+    monkeypatch.setattr(choice, "_open", slower)
+    taken = chosen(tmp_path)
+    assert inconvertible
+    assert set(opened) == {"torch", "ncnn"}
+    assert taken.notes[0].startswith("OpenVINO cannot convert this network faithfully: ")
+
+
+def test_ncnn_that_is_not_installed_is_named_with_its_command() -> None:
+    with pytest.raises(DeviceError, match=r"pip install 'vidsr\[ncnn\]'"):
+        chosen(None, engine="ncnn")
+
+
 def test_a_precision_that_the_processor_lacks_is_refused_with_those_it_has() -> None:
     with pytest.raises(DeviceError, match=r"OpenVINO has no bf16 .*--precision auto, or fp32"):
         chosen(None, engine="openvino", precision="bf16")
@@ -176,7 +221,7 @@ def inconvertible(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         tries.append(scale)
         raise ModelError("OpenVINO cannot convert it")
 
-    monkeypatch.setattr(choice, "check_convertible", refuse)
+    monkeypatch.setattr(openvino_engine, "check_convertible", refuse)
     return tries
 
 
