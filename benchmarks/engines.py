@@ -3,10 +3,10 @@
     python benchmarks/engines.py [--models NAME_OR_CHECKPOINT,...] [--rounds 5] [--json FILE]
 
 Measures what ships, and an SRGAN generator 64x16 x4 with random weights, on one picture: torch in
-each layout and precision that `auto` considers, OpenVINO in each precision that it lists. First
-every output is held against torch's in fp32 (60 dB in fp32, 45 dB in half; exits 1 below). Then all
-ways run in turns, as a plan runs them: a worker on every core, each with a picture. Ratios are
-medians over the rounds; a way of more than twice the fastest's time after a round runs no more.
+each layout and precision that `auto` considers, OpenVINO in each precision that it lists, and ncnn.
+First every output is held against torch's in fp32 (60 dB in fp32, 45 dB in half; exits 1 below).
+Then all ways run in turns, as a plan runs them: a worker on every core, each with a picture. Ratios
+are medians over the rounds; a way of more than twice the fastest's time after a round runs no more.
 
 Bars: `auto` within 3 % of the fastest; OpenVINO f32 at least 1.2 times torch's best layout on the
 fast models and the SRGAN generator; where bf16 products are faster, bf16 at least 1.8 times fp32 on
@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vidsr.engines import openvino_engine
-from vidsr.engines.choice import Way, Wish, ways_for
+from vidsr.engines.choice import LIBRARIES, Way, Wish, ways_for
 from vidsr.engines.memory import keep_freed_memory
 from vidsr.engines.precision import DTYPES, Precision
 from vidsr.engines.remembered import processor
@@ -57,7 +57,9 @@ def main() -> None:
         models = options.models.split(",") if options.models else _all_models(Path(folder))
         report = {
             "processor": processor(),
-            "versions": f"torch {torch.__version__}, {openvino_engine.version()}",
+            "versions": ", ".join(
+                [f"torch {torch.__version__}", *(one.version() for one in LIBRARIES.values())]
+            ),
             "size": options.size,
             "rounds": options.rounds,
             "matrix_product_gflops": _peaks(),
@@ -167,6 +169,8 @@ def _ratios(rounds: dict[str, list[float]], taken: str) -> dict[str, float]:
 
     torchs = [name for name in rounds if name.startswith("torch fp32")]
     ratios = {"auto_to_best": 1 / ratio(taken, list(whole))}
+    if "ncnn fp32" in rounds:
+        ratios["ncnn_fp32_over_torch_fp32"] = ratio("ncnn fp32", torchs)
     if "openvino fp32" in rounds:
         ratios["openvino_fp32_over_torch_fp32"] = ratio("openvino fp32", torchs)
     if "openvino bf16" in rounds:
@@ -237,6 +241,8 @@ def _draw(report: dict[str, object]) -> None:
     for entry in report["models"]:
         ratios = entry["ratios"]
         words = [f"auto takes {ratios['auto_to_best']:.3f} of the fastest (bar {AUTO_BAR})"]
+        if "ncnn_fp32_over_torch_fp32" in ratios:
+            words.append(f"ncnn {ratios['ncnn_fp32_over_torch_fp32']:.2f} times torch")
         if "openvino_fp32_over_torch_fp32" in ratios:
             gain = ratios["openvino_fp32_over_torch_fp32"]
             words.append(f"OpenVINO f32 {gain:.2f} times torch (bar {OPENVINO_BAR})")

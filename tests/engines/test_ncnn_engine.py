@@ -184,6 +184,11 @@ class Cubic(Other):
         return F.interpolate(features[:, :3], scale_factor=2, mode="bicubic")
 
 
+class Added(Other):
+    def after(self, features: Tensor) -> Tensor:
+        return super().after(features + torch.rand(12, 1, 1))
+
+
 class Deaf(Other):
     def after(self, features: Tensor) -> Tensor:
         return torch.zeros(len(features), 3, 8, 8)
@@ -201,6 +206,7 @@ class Folded(Other):
     [
         (Unknown(), "no layer for"),
         (Cubic(), "no layer for __getitem__"),
+        (Added(), "add.* of what does not come from the input"),
         (Deaf(), "does not come from its input"),
         (Other(dilation=2, padding=2), "plain convolutions"),
         (Other(padding=0), "plain convolutions"),

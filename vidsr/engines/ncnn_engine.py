@@ -26,6 +26,7 @@ import struct
 import tempfile
 import threading
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -141,10 +142,10 @@ def _loaded(layers: str, weights: bytes, threads: int) -> Any:
     for name in dir(options):
         if name.startswith(("use_fp16", "use_bf16", "use_int8")):
             setattr(options, name, False)
-    with tempfile.NamedTemporaryFile(suffix=".bin") as file:  # weights are read from files alone
-        file.write(weights)
-        file.flush()
-        if net.load_param_mem(layers) or net.load_model(file.name):
+    with tempfile.TemporaryDirectory() as folder:  # weights are read from files alone
+        file = Path(folder) / "weights.bin"
+        file.write_bytes(weights)
+        if net.load_param_mem(layers) or net.load_model(str(file)):
             raise ModelError("ncnn cannot load this network")
     return net
 
@@ -211,6 +212,8 @@ class _Recorder(TorchFunctionMode):
             inspect.signature(writer).bind(*args, **kwargs)
         except TypeError as exc:
             raise ModelError(f"ncnn: {func.__name__} is called in a way not foreseen") from exc
+        if writer in _JOINING and len(sources) < sum(isinstance(a, Tensor) for a in _flat(args)):
+            raise ModelError(f"ncnn: {func.__name__} of what does not come from the input")
         for kind, options, weights in writer(*args, **kwargs):
             self._weights += weights
             self._layers.append((kind, sources, options))
@@ -362,6 +365,7 @@ _WRITERS: dict[Any, Callable[..., list[_Layer]]] = {
     Tensor.__rmul__: _multiply,
     torch.cat: _concatenate,
 }
+_JOINING = {_add, _multiply, _concatenate}
 # What a picture whose sides need no filling goes through unchanged.
 _NOTHING = {F.pad, torch.pixel_unshuffle, Tensor.__getitem__}
 
