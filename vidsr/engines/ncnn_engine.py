@@ -19,14 +19,14 @@ Note [ncnn's own ways]
 from __future__ import annotations
 
 import copy
+import ctypes
 import importlib.metadata
 import importlib.util
 import inspect
+import io
 import struct
-import tempfile
 import threading
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -142,12 +142,26 @@ def _loaded(layers: str, weights: bytes, threads: int) -> Any:
     for name in dir(options):
         if name.startswith(("use_fp16", "use_bf16", "use_int8")):
             setattr(options, name, False)
-    with tempfile.TemporaryDirectory() as folder:  # weights are read from files alone
-        file = Path(folder) / "weights.bin"
-        file.write_bytes(weights)
-        if net.load_param_mem(layers) or net.load_model(str(file)):
-            raise ModelError("ncnn cannot load this network")
+    if net.load_param_mem(layers) or net.load_model(_reader(weights)):
+        raise ModelError("ncnn cannot load this network")
     return net
+
+
+def _reader(weights: bytes) -> Any:
+    """What gives ncnn the weights; its `load_model_mem` would keep pointers into freed memory."""
+    import ncnn
+
+    address = ctypes.pythonapi.PyCapsule_GetPointer
+    address.restype, address.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    left = io.BytesIO(weights)
+
+    class Reader(ncnn.DataReader):  # type: ignore[misc]
+        def read(self, buffer: object, size: int) -> int:
+            given = left.read(size)
+            ctypes.memmove(address(buffer, None), given, len(given))
+            return len(given)
+
+    return Reader()
 
 
 # ---------------------------------------------------------------- a network, written down
