@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from vidsr.engines.choice import LIBRARIES
 from vidsr.models import card, load
 from vidsr.models.card import PERCEPTUAL, ModelCard, sha256_of
 from vidsr.models.compact import Compact, CompactOptions
@@ -52,6 +53,12 @@ def ship_family(monkeypatch: pytest.MonkeyPatch, folder: Path, *scales: int) -> 
     monkeypatch.setattr(card, "weights_dir", lambda: folder)
     monkeypatch.setattr(card, "pulled_dir", lambda: folder / "pulled")
     return folder
+
+
+def without_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only torch computes, whatever else is installed."""
+    for library in LIBRARIES.values():
+        monkeypatch.setattr(library, "installed", lambda: False)
 
 
 def tiny_colorizer(folder: Path, name: str = "colorize", *, seed: int = 0) -> Path:

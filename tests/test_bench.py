@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from family import ship_family, tiny_colorizer, tiny_model, tiny_twins
+from family import ship_family, tiny_colorizer, tiny_model, tiny_twins, without_libraries
 
 from vidsr import bench
 from vidsr.bench import SIZES, BenchRequest, Timing, advice, benched, hours, run_bench
-from vidsr.engines import openvino_engine
+from vidsr.engines import ncnn_engine, openvino_engine
 from vidsr.errors import ModelError, RequestError
 
 
@@ -20,7 +20,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = ship_family(monkeypatch, tmp_path / "weights", 2)
     tiny_colorizer(folder)
     monkeypatch.setattr(bench, "SIZES", {"small": (40, 24), "large": (96, 64)})
-    monkeypatch.setattr(openvino_engine, "installed", lambda: False)
+    without_libraries(monkeypatch)
     return folder
 
 
@@ -36,6 +36,8 @@ def test_what_ships_and_enlarges_is_measured_but_twins(weights: Path) -> None:
 def test_each_engine_that_is_there_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino_engine, "installed", lambda: True)
     assert benched(BenchRequest()) == [("fast-x2", "torch"), ("fast-x2", "openvino")]
+    monkeypatch.setattr(ncnn_engine, "installed", lambda: True)
+    assert benched(BenchRequest())[-1] == ("fast-x2", "ncnn")
     assert benched(BenchRequest(device="cuda")) == [("fast-x2", "torch")]
 
 
@@ -85,6 +87,16 @@ def test_the_faster_engine_is_named_unless_both_are_equal() -> None:
     assert sentences[0] == "fast-x2: openvino is 1.30 times as fast as torch"
     sentences = advice([timing("fast-x2", fps=10), timing("fast-x2", "openvino", fps=10.1)])
     assert sentences[0] == "fast-x2: openvino and torch are equally fast"
+
+
+def test_of_three_engines_all_are_compared_with_the_fastest() -> None:
+    fps = {"torch": 10.0, "openvino": 12.5, "ncnn": 25.0}
+    sentences = advice([timing("fast-x2", name, fps=value) for name, value in fps.items()])
+    wanted = "ncnn is 2.00 times as fast as openvino, 2.50 times as fast as torch"
+    assert sentences[0] == f"fast-x2: {wanted}"
+    fps["ncnn"] = 12.6
+    sentences = advice([timing("fast-x2", name, fps=value) for name, value in fps.items()])
+    assert sentences[0] == "fast-x2: ncnn and openvino are 1.26 times as fast as torch"
 
 
 def test_the_best_pictures_that_are_done_overnight_are_advised() -> None:

@@ -19,14 +19,14 @@ import numpy as np
 import pytest
 import typer
 from conftest import ClipMaker, gradient
-from family import ship_family, tiny_colorizer, tiny_model, tiny_twins
+from family import ship_family, tiny_colorizer, tiny_model, tiny_twins, without_libraries
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 import vidsr
 from vidsr import cli
 from vidsr.cli.words import parse_pairs, parse_time
-from vidsr.engines import openvino_engine
+from vidsr.engines.choice import LIBRARIES
 from vidsr.errors import RequestError
 
 COMMANDS = [
@@ -58,7 +58,7 @@ COMMANDS = [
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Small weights, torch alone, a cache of our own, wide lines; SIGTERM's handler as it was."""
-    monkeypatch.setattr(openvino_engine, "installed", lambda: False)
+    without_libraries(monkeypatch)
     ship_family(monkeypatch, tmp_path / "weights", 2, 4)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "200")
@@ -745,27 +745,29 @@ def test_doctor_tells_versions_and_what_is_missing() -> None:
     assert facts["versions"]["vidsr"] == vidsr.__version__
 
 
-def test_openvino_without_the_package_names_the_command_that_adds_it(
-    make_clip: ClipMaker, out: Path
+@pytest.mark.parametrize("library", ["openvino", "ncnn"])
+def test_a_library_that_is_missing_is_named_with_the_command_that_adds_it(
+    library: str, make_clip: ClipMaker, out: Path
 ) -> None:
-    words = ("upscale", make_clip(), "-o", out / "a.mp4", "--engine", "openvino")
-    assert "pip install 'vidsr[openvino]'" in refused(5, *words)
+    words = ("upscale", make_clip(), "-o", out / "a.mp4", "--engine", library)
+    assert f"pip install 'vidsr[{library}]'" in refused(5, *words)
     assert "not on cuda" in refused(2, *words, "--device", "cuda")
 
 
-def test_openvino_enlarges_as_torch_does(
-    make_clip: ClipMaker, out: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("library", ["openvino", "ncnn"])
+def test_a_library_enlarges_as_torch_does(
+    library: str, make_clip: ClipMaker, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("openvino")
-    monkeypatch.setattr(openvino_engine, "installed", lambda: True)
+    pytest.importorskip(library)
+    monkeypatch.setattr(LIBRARIES[library], "installed", lambda: True)  # type: ignore[index]
     source, cache = make_clip(frames=3), Path(os.environ["XDG_CACHE_HOME"]) / "vidsr"
     lossless = ("--scale", 2, "--encoder", "ffv1", "--json")
-    for engine in ("torch", "openvino"):
+    for engine in ("torch", library):
         words = ("upscale", source, "-o", out / f"{engine}.mkv", "--engine", engine, *lossless)
         assert vidsr_command(*words).exit_code == 0
     assert (cache / "engines.json").is_file()
-    assert list((cache / "openvino").glob("*.blob"))
-    ours, theirs = (frames_of(out / f"{engine}.mkv") for engine in ("openvino", "torch"))
+    assert bool(list(cache.glob("openvino/*.blob"))) == (library == "openvino")
+    ours, theirs = (frames_of(out / f"{engine}.mkv") for engine in (library, "torch"))
     assert len(ours) == len(theirs) == 3
     for a, b in zip(ours, theirs, strict=True):  # a rounding may fall to the other side
         assert np.abs(a.astype(int) - b).max() <= 1

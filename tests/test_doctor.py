@@ -37,7 +37,8 @@ def test_what_is_here_is_listed(family: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("package", "extra"), [("openvino", "openvino"), ("opencv-python-headless", "color")]
+    ("package", "extra"),
+    [("openvino", "openvino"), ("ncnn", "ncnn"), ("opencv-python-headless", "color")],
 )
 def test_a_missing_package_is_named_with_its_command(
     package: str, extra: str, family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

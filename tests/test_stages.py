@@ -43,6 +43,7 @@ class FakeEngine:
     most_pixels: int = 1 << 30
     broken: bool = False
     any_shape: bool = True
+    block: int = 1
     shapes: list = dataclasses.field(default_factory=list)  # of all calls, shared when resized
 
     def __call__(self, tiles):
@@ -449,7 +450,7 @@ def test_on_the_cpu_a_tile_takes_so_much_memory_and_loses_little_to_its_halo():
 
 def test_bytes_grow_with_channels_scale_and_precision():
     small = bytes_per_pixel(32, 2, 2)
-    assert small == 3 * 2 * (32 + 12)
+    assert small == 2 * (3 * 32 + 4 * 12)
     assert bytes_per_pixel(64, 2, 2) > small
     assert bytes_per_pixel(32, 4, 2) > small
     assert bytes_per_pixel(32, 2, 4) == 2 * small

@@ -29,6 +29,7 @@ from vidsr.tiling import Grid
 
 SIZES = {"480p": (854, 480), "720p": (1280, 720), "1080p": (1920, 1080)}  # (width, height)
 VIDEO_RATE = 24  # frames in a second of the hour of video that times are told for
+EQUAL = 1.03  # times the fastest: a difference within noise
 MOST_RUNS = 5  # of one measurement
 OVERNIGHT = 12 * 3600.0  # seconds that an hour of video may take and still be advised
 CAREFUL = ("photo", "anime", "fast")  # families, the best pictures first
@@ -193,18 +194,20 @@ def advice(timings: Sequence[Timing]) -> list[str]:
 
 
 def _engine_advice(timings: Sequence[Timing]) -> list[str]:
-    """Which engine is faster for one model, if there are two."""
+    """Which engine is the fastest for one model, if there are several."""
     totals = {
         engine: sum(timing.seconds_per_frame for timing in timings if timing.engine == engine)
         for engine in dict.fromkeys(timing.engine for timing in timings)
     }
     if len(totals) < 2:
         return []
-    best, other = sorted(totals, key=lambda engine: totals[engine])
-    gain = totals[other] / totals[best]
-    if gain < 1.03:
-        return [f"{timings[0].model}: {best} and {other} are equally fast"]
-    return [f"{timings[0].model}: {best} is {gain:.2f} times as fast as {other}"]
+    best, *others = sorted(totals, key=lambda engine: totals[engine])
+    gains = {engine: totals[engine] / totals[best] for engine in others}
+    equal = [best, *(engine for engine in others if gains[engine] < EQUAL)]
+    slower = [engine for engine in others if engine not in equal]
+    names, verb = " and ".join(equal), "is" if len(equal) == 1 else "are"
+    words = [f"{gains[engine]:.2f} times as fast as {engine}" for engine in slower]
+    return [f"{timings[0].model}: {names} {verb} {', '.join(words) or 'equally fast'}"]
 
 
 def _size_advice(timings: Sequence[Timing]) -> str:
