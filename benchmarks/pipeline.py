@@ -32,13 +32,14 @@ import torch
 
 from vidsr.draft import Plan
 from vidsr.engines.memory import keep_freed_memory
+from vidsr.engines.remembered import usable_cores
 from vidsr.frame import Frame
 from vidsr.job import plan, run
 from vidsr.media.color import ColorConverter
 from vidsr.media.encoders import EncoderRequest
 from vidsr.media.reader import VideoReader
 from vidsr.media.writer import VideoWriter
-from vidsr.networks import open_stages, usable_cores
+from vidsr.networks import open_stages
 from vidsr.request import EngineRequest, Job, SizeRequest
 
 CLIPS = (

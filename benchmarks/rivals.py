@@ -33,8 +33,7 @@ import av
 import numpy as np
 
 from vidsr import Upscaler
-from vidsr.engines.remembered import processor
-from vidsr.networks import usable_cores
+from vidsr.engines.remembered import processor, usable_cores
 
 CRF, PRESET = "17", "medium"  # vidsr's own defaults
 NEAR_DB = 45.0  # weights stored in fp16 give some 58

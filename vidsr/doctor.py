@@ -12,17 +12,16 @@ import torch
 
 from vidsr.engines.choice import LIBRARIES
 from vidsr.engines.precision import fastest_precision
-from vidsr.engines.remembered import can_keep, processor
+from vidsr.engines.remembered import can_keep, processor, usable_cores
 from vidsr.engines.torch_engine import available_devices
 from vidsr.errors import DeviceError
 from vidsr.media.encoders import encoders_here, ffmpeg_version
 from vidsr.memory import free_memory
 from vidsr.models.card import shipped_cards
-from vidsr.networks import usable_cores
 
 EXTRAS = {  # package -> (extra, what it is for)
-    "ncnn": ("ncnn", "the fastest engine on most processors"),
-    "openvino": ("openvino", "a faster engine on some processors"),
+    "ncnn": ("ncnn", "a faster engine for large networks"),
+    "openvino": ("openvino", "a faster engine on most processors"),
     "opencv-python-headless": ("color", "steady color in video"),
     "scikit-image": ("train", "`vidsr evaluate`"),
     "matplotlib": ("train", "plots of training and evaluation"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -16,6 +15,7 @@ from vidsr.engines.engine import Engine
 from vidsr.engines.ncnn_engine import NcnnEngine
 from vidsr.engines.openvino_engine import OpenVINOEngine, Store
 from vidsr.engines.precision import DTYPES, Precision, fastest_precision
+from vidsr.engines.remembered import usable_cores
 from vidsr.engines.torch_engine import Layout, TorchEngine, open_device
 from vidsr.errors import ModelError, RequestError
 from vidsr.following import PART_HALO, REUSE_ERROR, Follow
@@ -399,14 +399,6 @@ def _pixel_bytes(card: ModelCard, way: Way) -> int:
     itemsize = DTYPES[way.precision].itemsize
     plain = bytes_per_pixel(channels, card.scale, itemsize, output_channels=at_the_end)
     return int(plain * (NCNN_SHARE if way.engine == "ncnn" else 1))
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
 
 
 def open_stages(engine: EnginePlan, target: Target, network: Network | None = None) -> list[Stage]:

@@ -259,4 +259,4 @@ def test_a_real_measurement_has_a_figure_for_every_way_and_leaves_threads_alone(
 def test_a_larger_network_is_measured_on_a_smaller_tile() -> None:
     small = measured_side(Compact(CompactOptions(2, 24, 8)))
     large = measured_side(SRGANGenerator(SRGANOptions()))
-    assert large == 64 < small < 320
+    assert 64 <= large < 160 < small <= 320

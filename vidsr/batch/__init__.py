@@ -18,13 +18,14 @@ from vidsr.batch.executor import Executor, LocalExecutor, Planned, Task
 from vidsr.batch.listing import Entry, Folder, Listing, list_folder, list_inputs, stands_for_others
 from vidsr.batch.outcome import Outcome, Summary
 from vidsr.batch.record import Record, asked_of, done_of
+from vidsr.engines.remembered import usable_cores
 from vidsr.errors import RequestError, VidsrError
 from vidsr.events import Progress, Result
 from vidsr.job import plan
 from vidsr.media import images
 from vidsr.models.card import sha256_of, shipped_cards
 from vidsr.models.load import CHECKPOINT_SUFFIXES, find_twin, resolve
-from vidsr.networks import choose_colorizer, family_of, usable_cores
+from vidsr.networks import choose_colorizer, family_of
 from vidsr.request import Job
 
 __all__ = [

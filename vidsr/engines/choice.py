@@ -3,20 +3,24 @@
 Note [Engines are measured]
 ~~~~~~~~~~~~~~~~~~~~~~~~~~~
 No rule says which is fastest: OpenVINO against torch goes from 0.95 to 2 times by network and
-processor, ncnn against OpenVINO from 0.8 to 1.8, bf16 from 0.01 to 2 times, and channels_last wins
+processor, ncnn against OpenVINO from 0.6 to 1.2, bf16 from 0.01 to 2 times, and channels_last wins
 for most networks and loses for some.
-So `auto` runs the very network on one tile in every way that is there, in turns. It counts
-processor seconds on one thread, since that is what a worker has (Note [Two slots]) and since other
-programs do not count there. The figures are kept in the user's cache under processor, weights and
-versions, so that the same input gives the same output again; without a cache nothing is measured,
-and the first way is taken.
+So `auto` runs the very network in every way that is there, in turns, as a plan does: a worker on
+every core, each with a tile and one thread (Note [Two slots]). A tile is large enough that its
+features fit in no cache, since that is what a picture is; on small ones, or alone, Winograd's
+transforms look twice as fast as they are. It counts processor seconds, since other programs do not
+count there, and waiting for memory does. The figures are kept in the user's cache under processor,
+weights and versions, so that the same input gives the same output again; without a cache nothing is
+measured, and the first way is taken.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,17 +34,19 @@ from vidsr.engines.engine import Engine
 from vidsr.engines.ncnn_engine import NcnnEngine
 from vidsr.engines.openvino_engine import OpenVINOEngine
 from vidsr.engines.precision import Precision, fastest_precision
-from vidsr.engines.remembered import Remembered, can_keep, processor
+from vidsr.engines.remembered import Remembered, can_keep, processor, usable_cores
 from vidsr.engines.torch_engine import Layout, TorchEngine
 from vidsr.errors import DeviceError, ModelError
 
 EngineName = Literal["torch", "openvino", "ncnn"]
 CPU = torch.device("cpu")
-WORK = 2.5e9  # multiplications of a tile that is measured, or more by its least side
+WORK = 1.5e10  # multiplications of a tile that is measured, or more by its least side
 SIDES = (64, 320)  # pixels, of such a tile
+MOST_AT_ONCE = 8  # workers
 ROUNDS = 9  # runs of each way at most, after a first one that is not counted
 SECONDS = 1.0  # of measuring at most, but for a round that has begun
 CLEARLY_SLOWER = 1.25  # times the fastest: such a way need not be run again
+HOPELESS = 2.5  # times the fastest in the first run, which compiles and fetches memory
 WORTH_IT = 0.98  # of the first way's time: less than that is noise
 Figures = dict[str, float | None]  # processor seconds of a tile by `Way.words`; None: cannot run
 
@@ -215,35 +221,45 @@ def _is_figure(value: object) -> bool:
 
 
 def measure(ways: list[Way], subject: Subject) -> Figures:
-    """Processor seconds of one tile on one thread; None for what a library cannot convert."""
+    """Processor seconds of a tile by one of many; None for what a library cannot convert."""
     network = subject.load()
-    side = measured_side(network)
-    with _one_thread():
-        timed = _race(_opened(ways, network, subject.scale, side), side)
+    side, workers = measured_side(network), min(usable_cores(), MOST_AT_ONCE)
+    with _one_thread(), ThreadPoolExecutor(workers) as pool:
+        opened = _opened(ways, network, subject.scale, side)
+        entrants = {name: [engine() for _ in range(workers)] for name, engine in opened.items()}
+        timed = _race(entrants, side, pool)
     return {way.words: timed.get(way.words) for way in ways}
 
 
-def _race(engines: dict[str, Engine], side: int) -> dict[str, float]:
-    """The least seconds of each engine over several runs, in turns."""
+def _race(
+    entrants: dict[str, list[Engine]], side: int, pool: ThreadPoolExecutor
+) -> dict[str, float]:
+    """The least seconds of each way over several runs, in turns, by all its engines at once."""
     tile = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    for engine in engines.values():
-        engine(tile)  # compiles, and fetches memory
-    least = dict.fromkeys(engines, math.inf)
-    running, began = set(engines), time.perf_counter()
+    first = {name: _seconds(engines, tile, pool) for name, engines in entrants.items()}
+    running = {name for name in first if first[name] < HOPELESS * min(first.values())}
+    least = {name: math.inf if name in running else first[name] for name in entrants}
+    began = time.perf_counter()
     for _ in range(ROUNDS):
         for name in running:
-            least[name] = min(least[name], _seconds(engines[name], tile))
+            least[name] = min(least[name], _seconds(entrants[name], tile, pool))
         running = {name for name in running if least[name] < CLEARLY_SLOWER * min(least.values())}
         if len(running) < 2 or time.perf_counter() - began > SECONDS:
             break
     return least
 
 
-def _opened(ways: list[Way], network: nn.Module, scale: int, side: int) -> dict[str, Engine]:
-    """The engines of the ways that this network can go, by their words."""
+def _opened(
+    ways: list[Way], network: nn.Module, scale: int, side: int
+) -> dict[str, Callable[[], Engine]]:
+    """What makes an engine of each way that this network can go, by the ways' words."""
     engines = dict.fromkeys(way.engine for way in ways)
     able = [name for name in engines if name == "torch" or _can(name, network, scale)]
-    return {way.words: _open(way, network, scale, side) for way in ways if way.engine in able}
+    return {
+        way.words: functools.partial(_open, way, network, scale, side)
+        for way in ways
+        if way.engine in able
+    }
 
 
 def _open(way: Way, network: nn.Module, scale: int, side: int) -> Engine:
@@ -263,10 +279,16 @@ def measured_side(network: nn.Module) -> int:
     return min(max(math.isqrt(int(WORK / parameters)), SIDES[0]), SIDES[1])
 
 
-def _seconds(engine: Engine, tile: torch.Tensor) -> float:
+def _seconds(engines: list[Engine], tile: torch.Tensor, pool: ThreadPoolExecutor) -> float:
+    """Processor seconds of one engine, all running at once."""
+
+    def run(engine: Engine) -> None:
+        torch.set_num_threads(1)  # holds for the thread
+        engine(tile)
+
     began = time.process_time()
-    engine(tile)
-    return time.process_time() - began
+    list(pool.map(run, engines))
+    return (time.process_time() - began) / len(engines)
 
 
 @contextmanager

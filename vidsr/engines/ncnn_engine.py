@@ -3,9 +3,10 @@
 Note [ncnn's own ways]
 ~~~~~~~~~~~~~~~~~~~~~~
 - 3x3 convolutions are computed by Winograd's way (Lavin and Gray 2016, arXiv:1509.09308): F(4x4)
-  takes a quarter of the multiplications. On an AVX2 processor a picture took 0.5 to 0.7 of
-  OpenVINO's time (64 channels, fp32), and the same with 24 to 32 channels; and 1.6 to 2.5 times its
-  memory. The results differ from torch's by about 1e-6.
+  takes a quarter of the multiplications, but moves its features through memory several times. On
+  two cores of an AVX2 processor that share their memory, a tile of 48 pixels took 0.5 of OpenVINO's
+  time with 64 channels, one of 128 and more 0.8 to 1.1, with 24 to 32 channels 1.3 to 1.7; 1.6 to
+  2.5 times its memory. The results differ from torch's by about 1e-6.
 - Which of Winograd's ways it takes goes by the picture's size unless only one is allowed. F(6x6)
   is less exact and no faster; so F(4x4) alone, and a pixel's arithmetic is the same everywhere.
 - F(4x4) computes blocks of 4x4 pixels together. In theory a pixel depends on its own neighbours

@@ -1,8 +1,9 @@
-"""What was measured on this machine, kept in the user's cache between runs."""
+"""This machine, and what was measured on it, kept in the user's cache between runs."""
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import tempfile
 from pathlib import Path
@@ -67,3 +68,11 @@ def processor() -> str:
     ids = [words.get(key, "") for key in ("model name", "cpu family", "model", "stepping")]
     name = " ".join(filter(None, ids)) or platform.processor() or platform.machine()
     return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
