@@ -48,6 +48,8 @@ SECONDS = 1.0  # of measuring at most, but for a round that has begun
 CLEARLY_SLOWER = 1.25  # times the fastest: such a way need not be run again
 HOPELESS = 2.5  # times the fastest in the first run, which compiles and fetches memory
 WORTH_IT = 0.98  # of the first way's time: less than that is noise
+IN_BLOCKS = 1.03  # what ncnn's time counts: parts of a picture cost more there (Note [What did not
+# change]), and this much is within what two measurements differ by
 Figures = dict[str, float | None]  # processor seconds of a tile by `Way.words`; None: cannot run
 
 
@@ -307,7 +309,7 @@ def _fastest(ways: list[Way], figures: Figures) -> Way | None:
     if not running:
         return None
     first = next(iter(running))
-    best = min(running, key=lambda way: running[way])
+    best = min(running, key=lambda way: running[way] * (IN_BLOCKS if way.engine == "ncnn" else 1))
     return best if running[best] < WORTH_IT * running[first] else first
 
 
