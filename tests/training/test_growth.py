@@ -18,6 +18,15 @@ def test_a_grown_compact_computes_what_the_small_one_did(channels, blocks):
     torch.testing.assert_close(larger(picture), small(picture), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("scale", [1, 2])
+def test_a_compact_of_a_smaller_scale_begins_as_the_mean_of_its_pixels(scale):
+    large = Compact(CompactOptions(scale=4, channels=4, blocks=2))
+    small = grow(large, Compact(CompactOptions(scale=scale, channels=6, blocks=3)))
+    picture = torch.rand(1, 3, 9, 11)
+    mean = torch.nn.functional.avg_pool2d(large(picture), 4 // scale)
+    torch.testing.assert_close(small(picture), mean, atol=1e-5, rtol=0)
+
+
 def test_new_channels_and_layers_of_a_compact_learn():
     small = Compact(CompactOptions(scale=2, channels=4, blocks=1))
     larger = grow(small, Compact(CompactOptions(scale=2, channels=8, blocks=3)))

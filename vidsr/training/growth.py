@@ -20,15 +20,16 @@ def grow(trained: nn.Module, larger: nn.Module) -> nn.Module:
     """`larger`, its fresh weights replaced so that it computes what `trained` does.
 
     Networks of equal sizes are copied. A Compact may become wider and deeper, or an SRGAN generator
-    of twice its width and more blocks than it has layers; an SRGAN generator may become deeper.
+    of twice its width and more blocks than it has layers; an SRGAN generator may become deeper. A
+    Compact may also come down to a scale that divides its own: it computes the pixels' mean.
 
     Raises:
-        ModelError: another kind of network, another scale, or a smaller one.
+        ModelError: another kind of network, a scale that does not fit, or a smaller one.
     """
     if isinstance(trained, Compact) and isinstance(larger, Compact):
         ours, theirs = larger.options, trained.options
         fits = ours.channels >= theirs.channels and ours.blocks >= theirs.blocks
-        if fits and ours.scale == theirs.scale:
+        if fits and theirs.scale % ours.scale == 0:
             return _grow_compact(trained, larger)
     if isinstance(trained, SRGANGenerator) and isinstance(larger, SRGANGenerator):
         deeper, shallower = larger.options, trained.options
@@ -42,7 +43,8 @@ def grow(trained: nn.Module, larger: nn.Module) -> nn.Module:
             return _embed(trained, larger)
     raise ModelError(
         f"a training of {_words(larger)} cannot start from {_words(trained)}; it must be of the "
-        "same scale, and of the same kind and no larger, or a Compact of half the width at most"
+        "same scale (a Compact: a multiple), and of the same kind and no larger, or a Compact of "
+        "half the width at most"
     )
 
 
@@ -72,10 +74,24 @@ def _grow_compact(trained: Compact, larger: Compact) -> Compact:
     _bias(convolutions[0])[:channels] = _bias(first)
     for slope, old in zip(slopes, old_slopes, strict=False):
         slope[:channels] = old
-    convolutions[-1].weight[:, :channels] = last.weight
+    convolutions[-1].weight[:, :channels] = _reduced(last.weight, trained, larger)
     convolutions[-1].weight[:, channels:] = 0
-    _bias(convolutions[-1]).copy_(_bias(last))
+    _bias(convolutions[-1]).copy_(_reduced(_bias(last), trained, larger))
     return larger
+
+
+def _reduced(outputs: Tensor, trained: Compact, larger: Compact) -> Tensor:
+    """What the last layer has for each pixel, (3*s*s,...): the mean of those that become one.
+
+    The picture that is added, enlarged by its nearest neighbors, has the same mean there.
+    """
+    scale = larger.options.scale
+    each = trained.options.scale // scale
+    return (
+        outputs.reshape(3, scale, each, scale, each, -1)
+        .mean((2, 4))
+        .reshape(3 * scale**2, *outputs.shape[1:])
+    )
 
 
 def _bias(convolution: nn.Conv2d) -> Tensor:
