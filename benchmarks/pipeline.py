@@ -30,6 +30,7 @@ import av
 import numpy as np
 import torch
 
+from vidsr.cli.machine import cache_dir
 from vidsr.draft import Plan
 from vidsr.engines.memory import keep_freed_memory
 from vidsr.engines.remembered import usable_cores
@@ -100,7 +101,7 @@ def plan_of(clip: Path, output: Path, options: argparse.Namespace) -> Plan:
         encoder=EncoderRequest(preset=options.preset),
         overwrite=True,
     )
-    planned = plan(job)
+    planned = plan(job, cache_dir=cache_dir())
     assert isinstance(planned, Plan)
     return planned
 

@@ -25,8 +25,10 @@ import av
 import numpy as np
 import torch
 
+from vidsr.cli.machine import cache_dir
 from vidsr.draft import Plan
 from vidsr.engines.memory import keep_freed_memory
+from vidsr.engines.remembered import processor
 from vidsr.errors import VidsrError
 from vidsr.following import RUN
 from vidsr.frame import Frame
@@ -59,6 +61,12 @@ class Enlarged:
         chains = {id(worker.chain): worker.chain for worker in workers}.values()
         counted = fallbacks([stage for chain in chains for stage in chain.stages])
         self.computed = counted.computed / max(len(self.frames), 1)
+        engine = planned.engine
+        self.facts = {
+            "model": engine.card.name,
+            "engine": f"{engine.kind} {engine.precision}",
+            "processor": processor(),
+        }
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Enlarged) and all(
@@ -142,6 +150,7 @@ def _times(
     ]
     offs, ons = zip(*pairs, strict=True)
     return {
+        **on.facts,
         "computed": on.computed,
         "wall_seconds_off": statistics.median(one.wall for one in offs),
         "wall_seconds": statistics.median(one.wall for one in ons),
@@ -211,6 +220,7 @@ def _plan(clip: Path, reuse: Reuse, options: argparse.Namespace) -> Plan:
     error = options.reuse_error if reuse == "motion" else None
     request = EngineRequest(
         model=options.model,
+        engine=options.engine,
         device=options.device,
         precision=options.precision,
         threads=options.threads,
@@ -218,7 +228,8 @@ def _plan(clip: Path, reuse: Reuse, options: argparse.Namespace) -> Plan:
         reuse_error=error,
     )
     with tempfile.TemporaryDirectory() as folder:
-        planned = plan(Job(clip, Path(folder), SizeRequest(scale=options.scale), request))
+        job = Job(clip, Path(folder), SizeRequest(scale=options.scale), request)
+        planned = plan(job, cache_dir=cache_dir())
     assert isinstance(planned, Plan)
     return planned
 
@@ -263,6 +274,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--scale", type=int, default=4)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--engine", default="auto")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--frames", type=int, default=60, help="of each clip, at most")
     parser.add_argument("--runs", type=int, default=5, help="alternating pairs")

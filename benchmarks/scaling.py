@@ -25,6 +25,7 @@ import av
 import numpy as np
 import torch
 
+from vidsr.cli.machine import cache_dir
 from vidsr.draft import Plan
 from vidsr.engines.memory import keep_freed_memory
 from vidsr.engines.remembered import processor
@@ -37,7 +38,6 @@ from vidsr.request import EngineRequest, Job, SizeRequest
 LENGTHS = (10, 100, 1000)
 SIZES = {"240p": (426, 240), "480p": (854, 480), "720p": (1280, 720), "1080p": (1920, 1080)}
 FRAME = (192, 108)
-CACHE = Path.home() / ".cache" / "vidsr"
 BAR = 1.1
 
 
@@ -90,7 +90,7 @@ def enlarge(film: Path, options: argparse.Namespace) -> float:
         encoder=EncoderRequest(preset="ultrafast"),
         overwrite=True,
     )
-    planned = plan(job, cache_dir=CACHE)
+    planned = plan(job, cache_dir=cache_dir())
     assert isinstance(planned, Plan)
     began = time.perf_counter()
     for _ in run(planned):
@@ -114,7 +114,7 @@ def sizes(options: argparse.Namespace) -> dict[str, float]:
 def _work(size: tuple[int, int], options: argparse.Namespace):  # type: ignore[no-untyped-def]
     """Seconds of a frame, when every core is at one; the first is not counted."""
     factor = Fraction(options.scale)
-    engine = plan_engine(EngineRequest(model=options.model), factor, size, cache_dir=CACHE)
+    engine = plan_engine(EngineRequest(model=options.model), factor, size, cache_dir=cache_dir())
     width, height = size
     target = Target(width * options.scale, height * options.scale, factor, square_pixels=False)
     picture = torch.rand(1, 3, height, width)
