@@ -10,13 +10,21 @@ from pathlib import Path
 import torch
 
 from vidsr.coloring import WORKING_SIDE, Colorize, Look, Reference
-from vidsr.engines.choice import LIBRARIES, Choice, EngineName, Subject, Way, Wish, choose
+from vidsr.engines.choice import (
+    LIBRARIES,
+    Choice,
+    EngineName,
+    Subject,
+    Way,
+    Wish,
+    choose,
+    open_engine,
+)
 from vidsr.engines.engine import Engine
-from vidsr.engines.ncnn_engine import NcnnEngine
-from vidsr.engines.openvino_engine import OpenVINOEngine, Store
+from vidsr.engines.openvino_engine import Store
 from vidsr.engines.precision import DTYPES, Precision, fastest_precision
 from vidsr.engines.remembered import usable_cores
-from vidsr.engines.torch_engine import Layout, TorchEngine, open_device
+from vidsr.engines.torch_engine import Layout, open_device
 from vidsr.errors import ModelError, RequestError
 from vidsr.following import PART_HALO, REUSE_ERROR, Follow
 from vidsr.frame import Matrix
@@ -424,28 +432,16 @@ def open_stages(engine: EnginePlan, target: Target, network: Network | None = No
 
 
 def _open_engine(plan: EnginePlan, network: Network) -> Engine:
-    tile, scale = (plan.tile, plan.tile), plan.card.scale
-    if plan.kind == "openvino":
-        folder = plan.cache_dir and plan.cache_dir / "openvino"
-        return OpenVINOEngine(
-            network,
-            scale=scale,
-            precision=plan.precision,
-            tile=tile,
-            batch=plan.batch,
-            threads=plan.threads,
-            store=Store(folder, plan.weights.identity) if folder else None,
-        )
-    if plan.kind == "ncnn":
-        return NcnnEngine(network, scale=scale, tile=tile, batch=plan.batch, threads=plan.threads)
-    return TorchEngine(
+    folder = plan.cache_dir and plan.cache_dir / "openvino"
+    return open_engine(
+        Way(plan.kind, plan.precision, plan.layout),
         network,
-        scale=scale,
-        device=open_device(plan.device),
-        precision=plan.precision,
-        tile=tile,
+        plan.card.scale,
+        (plan.tile, plan.tile),
         batch=plan.batch,
-        layout=plan.layout,
+        threads=plan.threads,
+        device=open_device(plan.device),
+        store=Store(folder, plan.weights.identity) if folder else None,
     )
 
 

@@ -161,8 +161,8 @@ def test_where_one_library_cannot_the_other_computes(
         opened.append(way.engine)
         return real(Way() if way.engine == "ncnn" else way, *rest)  # type: ignore[arg-type]
 
-    real = choice._open
-    monkeypatch.setattr(choice, "_open", slower)
+    real = choice.open_engine
+    monkeypatch.setattr(choice, "open_engine", slower)
     taken = chosen(tmp_path)
     assert inconvertible
     assert set(opened) == {"torch", "ncnn"}

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 pytest.importorskip("ncnn")
 
 from vidsr.engines import ncnn_engine
-from vidsr.engines.ncnn_engine import BLOCK, NcnnEngine, check_convertible, written
+from vidsr.engines.ncnn_engine import BLOCK, NcnnEngine, check_convertible
+from vidsr.engines.ncnn_model import written
 from vidsr.errors import DeviceError, ModelError
 from vidsr.models.compact import Compact, CompactOptions
 from vidsr.models.rrdb import RRDBNet, RRDBOptions

@@ -3,20 +3,18 @@
 Note [Engines are measured]
 ~~~~~~~~~~~~~~~~~~~~~~~~~~~
 No rule says which is fastest: OpenVINO against torch goes from 0.95 to 2 times by network and
-processor, ncnn against OpenVINO from 0.6 to 1.2, bf16 from 0.01 to 2 times, and channels_last wins
-for most networks and loses for some.
-So `auto` runs the very network in every way that is there, in turns, as a plan does: a worker on
-every core, each with a tile and one thread (Note [Two slots]). A tile is large enough that its
-features fit in no cache, since that is what a picture is; on small ones, or alone, Winograd's
-transforms look twice as fast as they are. It counts processor seconds, since other programs do not
-count there, and waiting for memory does. The figures are kept in the user's cache under processor,
-weights and versions, so that the same input gives the same output again; without a cache nothing is
-measured, and the first way is taken.
+processor, ncnn against OpenVINO from 0.6 to 1.5, bf16 from 0.01 to 2 times, and channels_last wins
+for most networks and loses for some. So `auto` runs the very network in every way that is there, in
+turns, as a plan does: a worker on every core, each with a tile and one thread (Note [Two slots]). A
+tile is large enough that its features fit in no cache, since that is what a picture is; on small
+ones, or alone, Winograd's transforms look twice as fast as they are. It counts processor seconds,
+since other programs do not count there, and waiting for memory does. The figures are kept in the
+user's cache under processor, weights and versions, so that the same input gives the same output
+again; without a cache nothing is measured, and the first way is taken.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -24,15 +22,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import nn
 
 from vidsr.engines import ncnn_engine, openvino_engine
 from vidsr.engines.engine import Engine
+from vidsr.engines.library import Library
 from vidsr.engines.ncnn_engine import NcnnEngine
-from vidsr.engines.openvino_engine import OpenVINOEngine
+from vidsr.engines.openvino_engine import OpenVINOEngine, Store
 from vidsr.engines.precision import Precision, fastest_precision
 from vidsr.engines.remembered import Remembered, can_keep, processor, usable_cores
 from vidsr.engines.torch_engine import Layout, TorchEngine
@@ -51,22 +50,6 @@ WORTH_IT = 0.98  # of the first way's time: less than that is noise
 IN_BLOCKS = 1.03  # what ncnn's time counts: parts of a picture cost more there (Note [What did not
 # change]), and this much is within what two measurements differ by
 Figures = dict[str, float | None]  # processor seconds of a tile by `Way.words`; None: cannot run
-
-
-class Library(Protocol):
-    """What computes networks beside torch, each in a module of its own."""
-
-    def installed(self) -> bool:
-        """Whether it is there; loads nothing."""
-
-    def version(self) -> str:
-        """A word for keys and tables; loads nothing."""
-
-    def precisions(self) -> tuple[Precision, ...]:
-        """What it computes in here; raises DeviceError if it is not there or does not load."""
-
-    def check_convertible(self, network: nn.Module, scale: int) -> None:
-        """Raises ModelError if it does not give what the network gives."""
 
 
 LIBRARIES: dict[EngineName, Library] = {"openvino": openvino_engine, "ncnn": ncnn_engine}
@@ -227,8 +210,7 @@ def measure(ways: list[Way], subject: Subject) -> Figures:
     network = subject.load()
     side, workers = measured_side(network), min(usable_cores(), MOST_AT_ONCE)
     with _one_thread(), ThreadPoolExecutor(workers) as pool:
-        opened = _opened(ways, network, subject.scale, side)
-        entrants = {name: [engine() for _ in range(workers)] for name, engine in opened.items()}
+        entrants = _entrants(ways, network, subject.scale, side, workers)
         timed = _race(entrants, side, pool)
     return {way.words: timed.get(way.words) for way in ways}
 
@@ -251,27 +233,62 @@ def _race(
     return least
 
 
-def _opened(
-    ways: list[Way], network: nn.Module, scale: int, side: int
-) -> dict[str, Callable[[], Engine]]:
-    """What makes an engine of each way that this network can go, by the ways' words."""
-    engines = dict.fromkeys(way.engine for way in ways)
-    able = [name for name in engines if name == "torch" or _can(name, network, scale)]
+def _entrants(
+    ways: list[Way], network: nn.Module, scale: int, side: int, workers: int
+) -> dict[str, list[Engine]]:
+    """An engine for each worker, of each way that this network can go, by the ways' words."""
+    names = dict.fromkeys(way.engine for way in ways)
+    able = [name for name in names if name == "torch" or _can(name, network, scale)]
     return {
-        way.words: functools.partial(_open, way, network, scale, side)
+        way.words: [open_engine(way, network, scale, (side, side)) for _ in range(workers)]
         for way in ways
         if way.engine in able
     }
 
 
-def _open(way: Way, network: nn.Module, scale: int, side: int) -> Engine:
-    tile = (side, side)
+def open_engine(
+    way: Way,
+    network: nn.Module,
+    scale: int,
+    tile: tuple[int, int],
+    *,
+    batch: int = 1,
+    threads: int = 1,
+    device: torch.device = CPU,
+    store: Store | None = None,
+) -> Engine:
+    """A network made ready to be computed in one way.
+
+    Args:
+        way: how.
+        network: fp32, on the processor, in eval mode; it is not changed.
+        scale: output pixels per input pixel, each way.
+        tile: (h, w) of the input.
+        batch: tiles per call.
+        threads: that one call may use; torch's are those of the thread that calls.
+        device: where torch computes.
+        store: where OpenVINO keeps compiled models; None compiles anew.
+    """
     if way.engine == "openvino":
-        return OpenVINOEngine(network, scale=scale, precision=way.precision, tile=tile)
+        return OpenVINOEngine(
+            network,
+            scale=scale,
+            precision=way.precision,
+            tile=tile,
+            batch=batch,
+            threads=threads,
+            store=store,
+        )
     if way.engine == "ncnn":
-        return NcnnEngine(network, scale=scale, tile=tile)
+        return NcnnEngine(network, scale=scale, tile=tile, batch=batch, threads=threads)
     return TorchEngine(
-        network, scale=scale, device=CPU, precision=way.precision, tile=tile, layout=way.layout
+        network,
+        scale=scale,
+        device=device,
+        precision=way.precision,
+        tile=tile,
+        batch=batch,
+        layout=way.layout,
     )
 
 

@@ -13,8 +13,7 @@ Note [ncnn's own ways]
   alone, but its last bits depend on all that its block saw. So parts of a picture begin at
   multiples of 4, and what they must be shown to be exact is four times the network's reach.
 - It would store features in half precision wherever it can; all of that is turned off.
-- There is no reader for PyTorch's networks in it. Here the network runs once on a small picture,
-  what it calls is written down, and that is the model: a list of layers, and their weights.
+- There is no reader for PyTorch's networks in it; see `ncnn_model`.
 """
 
 from __future__ import annotations
@@ -23,34 +22,22 @@ import copy
 import ctypes
 import importlib.metadata
 import importlib.util
-import inspect
 import io
-import struct
 import threading
-from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
-from vidsr.engines.conversion import check_faithful
+from vidsr.engines.library import check_faithful, loading
+from vidsr.engines.ncnn_model import INPUT, OUTPUT, written
 from vidsr.engines.precision import Precision
 from vidsr.engines.torch_engine import device_errors
-from vidsr.errors import DeviceError, ModelError, OutOfMemory
+from vidsr.errors import ModelError, OutOfMemory
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-INSTALL = "pip install 'vidsr[ncnn]'"
 CPU = torch.device("cpu")
 BLOCK = 4  # pixels each way that Winograd's F(4x4) computes together
-_PROBE = (16, 24)  # (h, w) of the picture on which a network is written down
-_MAGIC = 7767517  # first line of ncnn's parameter files
-_FP32 = struct.pack("<I", 0)  # before weights: they are not compressed
-_INPUT, _OUTPUT = "input", "output"
 
 
 class NcnnEngine:
@@ -125,8 +112,8 @@ class _Model:
             if self._net is None:
                 self._net = _loaded(*written(self._network), self._threads)
         extractor = self._net.create_extractor()
-        extractor.input(_INPUT, ncnn.Mat(tile.numpy()))
-        failed, output = extractor.extract(_OUTPUT)
+        extractor.input(INPUT, ncnn.Mat(tile.numpy()))
+        failed, output = extractor.extract(OUTPUT)
         if failed:  # it says no more; what is left to fail in a loaded network is memory
             raise OutOfMemory("cpu: out of memory")
         return torch.from_numpy(np.asarray(output))
@@ -165,226 +152,6 @@ def _reader(weights: bytes) -> Any:
     return Reader()
 
 
-# ---------------------------------------------------------------- a network, written down
-
-
-@torch.inference_mode()
-def written(network: nn.Module) -> tuple[str, bytes]:
-    """A network for inputs (1,3,H,W) as ncnn's list of layers and their weights.
-
-    Raises:
-        ModelError: it calls what is not known here, or looks at more than convolutions do.
-    """
-    probe = torch.rand(1, 3, *_PROBE, generator=torch.Generator().manual_seed(0))
-    recorder = _Recorder(probe)
-    with recorder:
-        output = network(probe)
-    return recorder.model(output)
-
-
-class _Recorder(TorchFunctionMode):
-    """Writes down each function that is called on what came from the input."""
-
-    def __init__(self, probe: Tensor) -> None:
-        super().__init__()
-        self._names = {id(probe): _INPUT}
-        self._kept: list[object] = [probe]  # so that no other object gets its id
-        self._layers: list[tuple[str, list[str], str]] = [("Input", [], "")]
-        self._weights: list[bytes] = []
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        if isinstance(result, Tensor):
-            tensors = [arg for arg in _flat(args) if isinstance(arg, Tensor)]
-            sources = [self._names[id(arg)] for arg in tensors if id(arg) in self._names]
-            if sources:
-                self._write(func, args, kwargs, sources, result)
-        return result
-
-    def _write(
-        self,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        sources: list[str],
-        result: Tensor,
-    ) -> None:
-        self._kept += [result, *args]
-        if func in _NOTHING and torch.equal(result, args[0]):
-            self._names[id(result)] = sources[0]
-            return
-        writer = _WRITERS.get(func)
-        if writer is None:
-            raise ModelError(f"ncnn: no layer for {getattr(func, '__name__', func)}")
-        try:
-            inspect.signature(writer).bind(*args, **kwargs)
-        except TypeError as exc:
-            raise ModelError(f"ncnn: {func.__name__} is called in a way not foreseen") from exc
-        if writer in _JOINING and len(sources) < sum(isinstance(a, Tensor) for a in _flat(args)):
-            raise ModelError(f"ncnn: {func.__name__} of what does not come from the input")
-        for kind, options, weights in writer(*args, **kwargs):
-            self._weights += weights
-            self._layers.append((kind, sources, options))
-            sources = [str(len(self._layers) - 1)]
-        self._names[id(result)] = sources[0]
-
-    def model(self, output: Tensor) -> tuple[str, bytes]:
-        """The list of layers up to `output`, and all weights."""
-        output_name = self._names.get(id(output))
-        if output_name is None:
-            raise ModelError("ncnn: the network's output does not come from its input")
-        uses = Counter(name for _, sources, _ in self._layers for name in sources)
-        lines: list[str] = []
-        blobs = 0
-        left: dict[str, list[str]] = {}
-        for number, (kind, sources, options) in enumerate(self._layers):
-            own = _INPUT if number == 0 else str(number)
-            shown = _OUTPUT if own == output_name else own
-            inputs = [left[name].pop() for name in sources]
-            lines.append(f"{kind} {own} {len(inputs)} 1 {' '.join([*inputs, shown])} {options}")
-            blobs += 1
-            left[own] = [shown]
-            if uses[own] > 1:  # what goes several ways is split
-                left[own] = [f"{own}_{use}" for use in range(uses[own])]
-                names = " ".join([shown, *left[own]])
-                lines.append(f"Split {own}s 1 {uses[own]} {names}")
-                blobs += uses[own]
-        text = "\n".join([str(_MAGIC), f"{len(lines)} {blobs}", *lines, ""])
-        return text, b"".join(self._weights)
-
-
-def _flat(args: tuple[Any, ...]) -> list[Any]:
-    return [one for arg in args for one in (arg if isinstance(arg, (list, tuple)) else [arg])]
-
-
-_Layer = tuple[str, str, list[bytes]]  # ncnn's name of it, its options, and its weights
-
-
-def _raw(weights: Tensor) -> bytes:
-    return weights.detach().float().contiguous().numpy().tobytes()
-
-
-def _convolution(
-    _input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> list[_Layer]:
-    wide, narrow, height, width = weight.shape
-    plain = all(tuple(steps) == (1, 1) for steps in (stride, dilation)) and groups == 1
-    if not plain or height != width or tuple(padding) != (height // 2, width // 2):
-        raise ModelError("ncnn: only plain convolutions that keep the size are written down")
-    pieces = (width // 3) ** 2
-    if width % 3 == 0 and 1 < pieces * wide <= narrow:
-        return _in_two(weight, bias)
-    return [_convolution_layer(weight, bias, f"4={width // 2}")]
-
-
-def _convolution_layer(
-    weight: Tensor, bias: Tensor | None, options: str, kind: str = "Convolution"
-) -> _Layer:
-    words = f"0={len(weight)} 1={weight.shape[-1]} 5={int(bias is not None)} 6={weight.numel()}"
-    biases = [] if bias is None else [_raw(bias)]
-    return kind, f"{words} {options}", [_FP32, _raw(weight), *biases]
-
-
-def _in_two(weight: Tensor, bias: Tensor | None) -> list[_Layer]:
-    """A convolution (O,I,3n,3n) as 3x3 ones to (O*n*n), which another adds up, each in its place.
-
-    SRGAN's last is 9x9. ncnn would unroll it, which takes 81 times the memory of its features and
-    more time than all other layers.
-    """
-    wide, narrow, side, _ = weight.shape
-    parts = side // 3
-    pieces = weight.reshape(wide, narrow, parts, 3, parts, 3).permute(0, 2, 4, 1, 3, 5)
-    small = pieces.reshape(-1, narrow, 3, 3)
-    sums = torch.eye(parts**2).reshape(1, parts**2, parts, parts).repeat(wide, 1, 1, 1)
-    return [
-        _convolution_layer(small, None, f"4={side // 2}"),
-        _convolution_layer(sums, bias, f"2=3 7={wide}", "ConvolutionDepthWise"),
-    ]
-
-
-def _prelu(_input: Tensor, weight: Tensor) -> list[_Layer]:
-    return [("PReLU", f"0={weight.numel()}", [_raw(weight)])]
-
-
-def _relu(_input: Tensor, negative_slope: float = 0.0, **_others: object) -> list[_Layer]:
-    return [("ReLU", f"0={negative_slope}", [])]
-
-
-def _pixel_shuffle(_input: Tensor, factor: int) -> list[_Layer]:
-    return [("PixelShuffle", f"0={factor}", [])]
-
-
-def _interpolate(
-    _input: Tensor,
-    size: object = None,
-    scale_factor: Any = None,
-    mode: str = "nearest",
-    align_corners: Any = None,
-    **_others: object,
-) -> list[_Layer]:
-    ways = {"nearest": 1, "bilinear": 2}
-    if mode not in ways or align_corners or size is not None:
-        raise ModelError(f"ncnn: no enlargement by {mode} as it is asked for")
-    return [("Interp", f"0={ways[mode]} 1={float(scale_factor)} 2={float(scale_factor)}", [])]
-
-
-def _binary(operation: int, one: Any, other: Any) -> list[_Layer]:
-    numbers = [arg for arg in (one, other) if not isinstance(arg, Tensor)]
-    scalar = f" 1=1 2={numbers[0]}" if numbers else ""
-    return [("BinaryOp", f"0={operation}{scalar}", [])]
-
-
-def _add(one: Any, other: Any) -> list[_Layer]:
-    return _binary(0, one, other)
-
-
-def _multiply(one: Any, other: Any) -> list[_Layer]:
-    return _binary(2, one, other)
-
-
-def _concatenate(_inputs: Any, dim: int) -> list[_Layer]:
-    if dim != 1:
-        raise ModelError("ncnn: only features are joined")
-    return [("Concat", "0=0", [])]
-
-
-_WRITERS: dict[Any, Callable[..., list[_Layer]]] = {
-    torch.conv2d: _convolution,
-    F.conv2d: _convolution,
-    torch.prelu: _prelu,
-    F.relu: _relu,
-    torch.relu: _relu,
-    F.leaky_relu: _relu,
-    torch.pixel_shuffle: _pixel_shuffle,
-    F.interpolate: _interpolate,
-    torch.add: _add,
-    Tensor.add: _add,
-    Tensor.__add__: _add,
-    Tensor.__radd__: _add,
-    torch.mul: _multiply,
-    Tensor.mul: _multiply,
-    Tensor.__mul__: _multiply,
-    Tensor.__rmul__: _multiply,
-    torch.cat: _concatenate,
-}
-_JOINING = {_add, _multiply, _concatenate}
-# What a picture whose sides need no filling goes through unchanged.
-_NOTHING = {F.pad, torch.pixel_unshuffle, Tensor.__getitem__}
-
-
 def check_convertible(network: nn.Module, scale: int) -> None:
     """Prove on a small picture that ncnn's network gives what the network gives.
 
@@ -410,12 +177,6 @@ def precisions() -> tuple[Precision, ...]:
     Raises:
         DeviceError: ncnn is not installed, or does not load.
     """
-    if not installed():
-        raise DeviceError(f"--engine ncnn needs ncnn; add it with {INSTALL}")
-    try:
+    with loading("ncnn", "ncnn", installed=installed()):
         import ncnn  # noqa: F401 - whether it loads
-    except (ImportError, OSError) as exc:
-        raise DeviceError(
-            f"ncnn does not load ({exc}); choose --engine torch, or mend it with {INSTALL}"
-        ) from exc
     return ("fp32",)

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from vidsr.engines.conversion import check_faithful
+from vidsr.engines.library import check_faithful, loading
 from vidsr.engines.precision import DTYPES, Precision
 from vidsr.engines.remembered import processor, replace_file
 from vidsr.engines.torch_engine import device_errors
@@ -42,7 +42,6 @@ from vidsr.errors import DeviceError, ModelError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-INSTALL = "pip install 'vidsr[openvino]'"
 CPU = torch.device("cpu")
 MOST_KEPT = 24  # compiled models in the store; each is as large as the weights
 KERNELS_KEPT = 256  # one for each layer and shape; without a limit 3,000 shapes took 670 MB
@@ -284,14 +283,8 @@ def precisions() -> tuple[Precision, ...]:
     Raises:
         DeviceError: OpenVINO is not installed, or does not load.
     """
-    if not installed():
-        raise DeviceError(f"--engine openvino needs OpenVINO; add it with {INSTALL}")
-    try:
+    with loading("OpenVINO", "openvino", installed=installed()):
         import openvino
-    except (ImportError, OSError) as exc:
-        raise DeviceError(
-            f"OpenVINO does not load ({exc}); choose --engine torch, or mend it with {INSTALL}"
-        ) from exc
 
     listed = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return tuple(precision for name, precision in _LISTED.items() if name in listed)
