@@ -24,7 +24,7 @@ from family import ship_family
 from identity import frames_of
 from torch import Tensor
 
-from vidsr import networks
+from vidsr.engines import choice
 from vidsr.engines.torch_engine import TorchEngine
 from vidsr.errors import (
     DeviceError,
@@ -75,7 +75,7 @@ def engine(misbehaves: Callable[[int, Tensor, Tensor], Tensor]) -> Break:
             def in_fp32(self) -> TorchEngine:
                 return self
 
-        monkeypatch.setattr(networks, "TorchEngine", Misbehaving)
+        monkeypatch.setattr(choice, "TorchEngine", Misbehaving)
 
     return install
 

@@ -24,8 +24,8 @@ from PIL import Image
 from torch import Tensor
 
 from vidsr import job as job_room
-from vidsr import networks
 from vidsr.draft import Plan
+from vidsr.engines import choice
 from vidsr.engines.torch_engine import TorchEngine
 from vidsr.errors import DeviceError, MediaError, OutOfMemory, RequestError
 from vidsr.events import Event, Progress, Result
@@ -438,7 +438,7 @@ def test_memory_that_runs_out_is_counted_and_loses_no_frame(
 ) -> None:
     clip = make_clip()
     whole = last_of(plan(Job(clip, out / "whole.mkv", SizeRequest(scale=2), encoder=LOSSLESS)))
-    monkeypatch.setattr(networks, "TorchEngine", SmallMemory)
+    monkeypatch.setattr(choice, "TorchEngine", SmallMemory)
     planned = plan(Job(clip, out / "tiled.mkv", SizeRequest(scale=2), encoder=LOSSLESS))
     tiled = last_of(planned)
     assert whole.retiled == 0
@@ -454,7 +454,7 @@ def test_memory_that_runs_out_on_a_still_is_counted(
     tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.fromarray(gradient(0, 48, 32)).save(tmp_path / "a.png")
-    monkeypatch.setattr(networks, "TorchEngine", SmallMemory)
+    monkeypatch.setattr(choice, "TorchEngine", SmallMemory)
     assert last_of(plan(Job(tmp_path / "a.png", out / "a.png"))).retiled == 1
 
 
@@ -464,7 +464,7 @@ def test_tiles_that_are_not_finite_are_counted_and_computed_again(
     clip, size = make_clip(frames=3), SizeRequest(scale=2)
     exact = Job(clip, out / "exact.mkv", size, EngineRequest(precision="fp32"), LOSSLESS)
     assert last_of(plan(exact)).recomputed == 0
-    monkeypatch.setattr(networks, "TorchEngine", Overflowing)
+    monkeypatch.setattr(choice, "TorchEngine", Overflowing)
     half = Job(clip, out / "half.mkv", size, EngineRequest(precision="bf16"), LOSSLESS)
     assert last_of(plan(half)).recomputed == 3
     assert str(pictures(out / "half.mkv")) == str(pictures(out / "exact.mkv"))
@@ -474,7 +474,7 @@ def test_tiles_that_are_not_finite_on_a_still_are_counted(
     tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.fromarray(gradient(0, 48, 32)).save(tmp_path / "a.png")
-    monkeypatch.setattr(networks, "TorchEngine", Overflowing)
+    monkeypatch.setattr(choice, "TorchEngine", Overflowing)
     job = Job(tmp_path / "a.png", out / "a.png", engine=EngineRequest(precision="bf16"))
     assert last_of(plan(job)).recomputed == 1
 
