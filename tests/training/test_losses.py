@@ -17,6 +17,7 @@ from vidsr.training.losses import (
     edge_strength,
     feature_matching,
     generator_loss,
+    haar_difference,
     l1,
     open_content_loss,
 )
@@ -124,6 +125,21 @@ def test_the_strength_of_an_edge_counts_and_not_its_direction():
     assert edge_strength(ramp.flip(-1), ramp) < 1e-6
     assert edge_strength(ramp.transpose(-1, -2), ramp) < 1e-6
     assert edge_strength(ramp / 2, ramp).item() == pytest.approx(1 / 40, rel=1e-3)  # 1/20 a pixel
+
+
+def test_haar_responses_are_compared_by_their_magnitude():
+    noise = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert haar_difference(noise, noise).item() == pytest.approx(0, abs=1e-6)
+    assert haar_difference(1 - noise, noise).item() == pytest.approx(0, abs=1e-4)
+    blurred = torch.nn.functional.avg_pool2d(noise, 3, stride=1, padding=1)
+    assert 0.2 < haar_difference(blurred, noise) < 1
+
+
+def test_haar_responses_of_a_blurred_picture_pull_it_towards_contrast():
+    noise = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    contrast = torch.tensor(0.5, requires_grad=True)
+    haar_difference((noise - 0.5) * contrast + 0.5, noise).backward()
+    assert contrast.grad < 0
 
 
 def test_where_nothing_is_an_edges_strength_has_a_gradient_of_zero():

@@ -79,10 +79,11 @@ def haarpsi(picture: Picture, original: Picture, *, border: int) -> float:
     """
     ours, theirs = (_half_yiq(inner(rgb, border)) for rgb in (picture, original))  # (1,3,H/2,W/2)
     *fine, coarse = (
-        (_haar(ours[:, :1], side), _haar(theirs[:, :1], side)) for side in HAAR_SIDES
+        (haar_responses(ours[:, :1], side), haar_responses(theirs[:, :1], side))
+        for side in HAAR_SIDES
     )  # each (1,2,H/2,W/2): across and down
-    detail = torch.stack([_alike(*responses) for responses in fine]).mean(0)
-    color = _alike(_mean_2x2(ours[:, 1:]), _mean_2x2(theirs[:, 1:])).mean(1, keepdim=True)
+    detail = torch.stack([alike(*responses) for responses in fine]).mean(0)
+    color = alike(_mean_2x2(ours[:, 1:]), _mean_2x2(theirs[:, 1:])).mean(1, keepdim=True)
     weights = torch.maximum(*coarse) + 1e-12  # a picture without any detail counts evenly
     weights = torch.cat([weights, weights.mean(1, keepdim=True)], dim=1)
     mapped = torch.sigmoid(HAARPSI_ALPHA * torch.cat([detail, color], dim=1))
@@ -160,8 +161,8 @@ def _half_yiq(picture: Picture) -> Tensor:
     return F.avg_pool2d(yiq[None], 2)
 
 
-def _haar(plane: Tensor, side: int) -> Tensor:
-    """Magnitudes of both Haar responses of one scale, (1,1,H,W) -> (1,2,H,W)."""
+def haar_responses(plane: Tensor, side: int) -> Tensor:
+    """Magnitudes of both Haar responses of one scale, across and down, (N,1,H,W) -> (N,2,H,W)."""
     edge = torch.full((side, side), 1 / side, dtype=plane.dtype)
     edge[side // 2 :] *= -1
     before, after = side // 2 - 1, side // 2
@@ -174,5 +175,6 @@ def _mean_2x2(planes: Tensor) -> Tensor:
     return F.avg_pool2d(F.pad(planes, (0, 1, 0, 1)), 2, stride=1).abs()
 
 
-def _alike(ours: Tensor, theirs: Tensor) -> Tensor:
+def alike(ours: Tensor, theirs: Tensor) -> Tensor:
+    """How near magnitudes are, in codes: 1 if equal (Reisenhofer et al. 2018, equation 4)."""
     return (2 * ours * theirs + HAARPSI_C) / (ours**2 + theirs**2 + HAARPSI_C)

@@ -21,7 +21,7 @@ from vidsr.media.roundtrip import SMALLEST_SIDE, Codec, round_trip
 from vidsr.resize import Resize
 
 KERNELS = ("bicubic", "area", "lanczos", "bilinear")
-CLIP_LENGTH = 3  # frames of a codec round trip; the last is kept, so it was predicted
+LONGEST_CLIP = 3  # frames of a codec round trip; the last is kept: a key frame or a predicted one
 
 
 class Dice:
@@ -127,17 +127,17 @@ def _noise(rgb: Tensor, dice: Dice) -> Tensor:
 def _compress(pixels: NDArray[np.uint8], dice: Dice) -> NDArray[np.uint8]:
     """JPEG of quality 40 to 95, or H.264 or HEVC of CRF 18 to 32, or nothing."""
     draw = dice.uniform(0, 1)
-    if draw < 0.15:
+    if draw < 0.1:
         return pixels
-    if draw < 0.45:
+    if draw < 0.3:
         return _jpeg(pixels, quality=40 + dice.below(56))
-    codec: Codec = "hevc" if draw > 0.85 and min(pixels.shape[:2]) >= 64 else "h264"
+    codec: Codec = "hevc" if draw > 0.8 and min(pixels.shape[:2]) >= 64 else "h264"
     if min(pixels.shape[:2]) < SMALLEST_SIDE[codec]:
         return pixels
     step = (dice.below(5) - 2, dice.below(5) - 2)
     clip = [
         np.roll(pixels, (step[0] * number, step[1] * number), (0, 1))
-        for number in range(CLIP_LENGTH - 1, -1, -1)
+        for number in range(dice.below(LONGEST_CLIP), -1, -1)
     ]
     return round_trip(clip, codec=codec, crf=18 + dice.below(15))[-1]
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidsr.errors import RequestError
+from vidsr.evaluation.similarity import HAAR_SIDES, YIQ, alike, haar_responses
 from vidsr.training.discriminators import Discriminator, basicsr_door
 
 ContentLoss = Callable[[Tensor, Tensor], Tensor]  # (output, target) -> loss
@@ -104,6 +105,33 @@ def _steepness(pictures: Tensor) -> Tensor:
     across = (pictures[..., 1:-1, 2:] - pictures[..., 1:-1, :-2]) / 2
     along = (pictures[..., 2:, 1:-1] - pictures[..., :-2, 1:-1]) / 2
     return (across.square() + along.square() + _SMOOTH**2).sqrt()
+
+
+def haar_difference(output: Tensor, target: Tensor) -> Tensor:
+    """1 less the likeness of both lumas' Haar responses, weighed by the coarse ones: 0 if equal.
+
+    What a pixel loss leaves out where it is in doubt, a line's steepness and the contrast of
+    detail, is asked for here at every place, whatever its sign. The middle of HaarPSI (Reisenhofer
+    et al. 2018, equations 6 to 9), at full and at half size, so that the finest detail counts too.
+    """
+    ours, theirs = _luma_codes(output), _luma_codes(target)
+    halves = F.avg_pool2d(ours, 2), F.avg_pool2d(theirs, 2)
+    return (_haar_difference(ours, theirs) + _haar_difference(*halves)) / 2
+
+
+def _haar_difference(ours: Tensor, theirs: Tensor) -> Tensor:
+    *fine, coarse = (
+        (haar_responses(ours, side), haar_responses(theirs, side)) for side in HAAR_SIDES
+    )
+    likeness = torch.stack([alike(*responses) for responses in fine]).mean(0)
+    weights = torch.maximum(*coarse).detach() + 1e-6
+    return 1 - (likeness * weights).sum() / weights.sum()
+
+
+def _luma_codes(pictures: Tensor) -> Tensor:
+    """(N,1,H,W), in [0,255]."""
+    weights = torch.tensor(YIQ[0], device=pictures.device).view(1, 3, 1, 1)
+    return (pictures.float() * weights).sum(1, keepdim=True) * 255
 
 
 @torch.no_grad()

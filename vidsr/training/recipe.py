@@ -51,6 +51,7 @@ class UpscaleRecipe:
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto measures a step of each
     content: str = "charbonnier"  # or "l1", or "basicsr:<class>"
     edge_weight: float = 0.0  # of the edges' strength, beside 1 for the content loss
+    haar_weight: float = 0.0  # of the difference in Haar responses, beside 1 too
     # The perceptual stage; the weights stand beside 1 for the content loss.
     critic: str = "unet"  # or "vgg", or "basicsr:<class>"
     critic_channels: int = 32
@@ -71,8 +72,9 @@ class UpscaleRecipe:
             raise RequestError(f"scale {self.scale} cannot be trained; 2, 3 or 4 can")
         if not 0 <= self.ema < 1:
             raise RequestError(f"ema {self.ema} is no decay; it lies in [0, 1)")
-        if self.edge_weight < 0:
-            raise RequestError(f"edge_weight {self.edge_weight} is below zero")
+        for name in ("edge_weight", "haar_weight"):
+            if getattr(self, name) < 0:
+                raise RequestError(f"{name} {getattr(self, name)} is below zero")
         self._check_start()
         if not 0 < self.damaged_share < 1:
             raise RequestError(

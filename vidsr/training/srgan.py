@@ -31,6 +31,7 @@ from vidsr.training.losses import (
     discriminator_loss,
     edge_strength,
     generator_loss,
+    haar_difference,
     open_content_loss,
 )
 from vidsr.training.recipe import UpscaleRecipe, as_options
@@ -123,10 +124,12 @@ class Fidelity:
         return {"loss": loss.detach(), **_told(parts)}
 
     def nearness(self, output: Tensor, high_res: Tensor) -> dict[str, Tensor]:
-        """How far the output is from the original: by pixels and, if it counts, by edges."""
+        """How far the output is from the original: by pixels and, as far as they count, detail."""
         parts = {"content": self.content(output, high_res)}
         if weight := self.recipe.edge_weight:
             parts["edges"] = weight * edge_strength(output, high_res)
+        if weight := self.recipe.haar_weight:
+            parts["haar"] = weight * haar_difference(output, high_res)
         return parts
 
     def enlarged(self, low_res: Tensor) -> Tensor:
@@ -228,6 +231,7 @@ def export(run: Run, recipe: UpscaleRecipe, measured: dict[str, float]) -> None:
     }
     loss = losses[recipe.stage]
     loss += f" and {recipe.edge_weight:g} x edges" if recipe.edge_weight else ""
+    loss += f" and {recipe.haar_weight:g} x Haar responses" if recipe.haar_weight else ""
     card = replace(
         recipe.card(),
         sha256=sha256_of(weights),
