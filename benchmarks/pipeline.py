@@ -1,6 +1,6 @@
 """Is the whole as fast as its slowest part? Decode, colour, engine and encode alone, then together.
 
-    python benchmarks/pipeline.py FOLDER_OR_CLIP... [--model fast] [--scale 2] [--runs 3]
+    python benchmarks/pipeline.py FOLDER_OR_CLIP... [--model fast] [--engine auto] [--runs 3]
 
 Each part runs alone at the best of its thread counts; its wall time and its CPU seconds are kept.
 Then the command's own path runs whole. The bar: wall <= 1.15 x max(slowest part, all CPU seconds /
@@ -88,7 +88,11 @@ def measure(clip: Path, options: argparse.Namespace) -> dict[str, object]:
             best_of("encode", (1, cores), lambda n: encode(planned, enlarged, n), options.runs),
         ]
         whole = repeat("whole", 0, lambda: whole_run(planned), options.runs)
-    return report(clip, len(frames), parts, whole)
+    facts = {
+        "model": planned.engine.card.name,
+        "engine": f"{planned.engine.kind} {planned.engine.precision}",
+    }
+    return {**facts, **report(clip, len(frames), parts, whole)}
 
 
 def plan_of(clip: Path, output: Path, options: argparse.Namespace) -> Plan:
@@ -97,7 +101,7 @@ def plan_of(clip: Path, output: Path, options: argparse.Namespace) -> Plan:
         source=clip,
         destination=output,
         size=SizeRequest(scale=options.scale),
-        engine=EngineRequest(model=options.model, device=options.device),
+        engine=EngineRequest(options.model, options.device, engine=options.engine),
         encoder=EncoderRequest(preset=options.preset),
         overwrite=True,
     )
@@ -332,6 +336,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("sources", nargs="+", type=Path, help="clips, or a folder with the two")
     parser.add_argument("--model", default="fast")
     parser.add_argument("--scale", type=int, default=2)
+    parser.add_argument("--engine", default="auto")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--preset", default=None, help="of the encoder")
     parser.add_argument("--runs", type=int, default=3)

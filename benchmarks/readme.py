@@ -2,9 +2,9 @@
 
     python benchmarks/readme.py [--check]
 
-`benchmarks/results/` holds the JSON of engines.py, reuse.py, rivals.py, pipeline.py, scaling.py and
-hour.py, all of one kind of machine. With `--check` nothing is written, and a README that says
-something else is an error.
+`benchmarks/results/` holds the JSON of engines.py and rivals.py, one file for each kind of processor,
+and of reuse.py, pipeline.py, scaling.py and hour.py. With `--check` nothing is written, and a README
+that says something else is an error.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ BEGIN, END = "<!-- written by benchmarks/readme.py -->\n", "<!-- until here -->\
 WAYS = {
     "ncnn fp32": "ncnn",
     "openvino fp32": "OpenVINO",
+    "openvino bf16": "OpenVINO, bf16",
     "torch fp32": "torch",
     "torch fp32 planar": "torch, planar",
+    "torch bf16": "torch, bf16",
 }
 
 
@@ -45,30 +47,57 @@ def main() -> None:
 
 def speed() -> Iterator[str]:
     """All lines of the section."""
-    yield from engines(_result("engines"))
+    yield from engines(_results("engines"))
     yield from reuse(_result("reuse"))
-    yield from rivals(_result("rivals"))
-    yield from whole(_result("pipeline"), _result("scaling"), _result("hour"))
+    yield from rivals(_results("rivals"))
+    yield from stages(_result("pipeline"))
+    yield from growth(_result("scaling"), _result("hour"))
 
 
-def engines(report: dict[str, Any]) -> Iterator[str]:
+def engines(reports: list[dict[str, Any]]) -> Iterator[str]:
     """Which engine is fastest for each network."""
-    width, height = report["size"]
+    width, height = reports[0]["size"]
     yield _paragraph(
-        f"What computes the network, by `python benchmarks/engines.py`: {report['processor']}, two "
-        f"cores, fp32, {report['rounds']} rounds, ms for a picture of {width}x{height} on both "
-        "cores:"
+        "What computes the network, by `python benchmarks/engines.py`: ms for a picture of "
+        f"{width}x{height} on both cores, {reports[0]['rounds']} rounds; a matrix product reaches "
+        + "; ".join(_peak(report) for report in reports)
     )
     yield ""
-    yield "| model | " + " | ".join(WAYS.values()) + " | least PSNR to torch | `auto` takes |"
-    yield "| --- " * (len(WAYS) + 3) + "|"
-    for entry in report["models"]:
-        name = "an SRGAN generator 64x16 x4"
-        name = name if entry["model"].startswith("srgan") else f"`{entry['model']}`"
-        cells = [_ms(entry["seconds"].get(way)) for way in WAYS]
-        psnr = f"{min(entry['psnr_to_fp32'].values()):.0f} dB"
-        yield f"| {name} | " + " | ".join([*cells, psnr, WAYS[entry["auto"]]]) + " |"
+    yield "| processor, model | " + " | ".join(WAYS.values()) + " | `auto` takes |"
+    yield "| --- " * (len(WAYS) + 2) + "|"
+    for report in reports:
+        for entry in report["models"]:
+            srgan = entry["model"].startswith("srgan")
+            name = "SRGAN generator 64x16 x4" if srgan else f"`{entry['model']}`"
+            cells = [_ms(entry["seconds"].get(way)) for way in WAYS]
+            row = [f"{_kind(report)}, {name}", *cells, WAYS[entry["auto"]]]
+            yield "| " + " | ".join(row) + " |"
+    fp32, half = _least_psnr(reports, "fp32"), _least_psnr(reports, "bf16")
     yield ""
+    yield _paragraph(f"To torch in fp32 all have at least {fp32:.0f} dB, in bf16 {half:.0f} dB.")
+    yield ""
+
+
+def _kind(report: dict[str, Any]) -> str:
+    """What a processor is called in tables: its widest instructions."""
+    half = report["matrix_product_gflops"].get("bf16", 0)
+    return "bf16" if half > report["matrix_product_gflops"]["fp32"] else "AVX2"
+
+
+def _peak(report: dict[str, Any]) -> str:
+    peaks = report["matrix_product_gflops"].items()
+    words = " and ".join(f"{peak:.0f} GFLOP/s in {name}" for name, peak in peaks)
+    return f"{words} on the {_kind(report)} kind ({report['processor']})"
+
+
+def _least_psnr(reports: list[dict[str, Any]], precision: str) -> float:
+    return min(
+        psnr
+        for report in reports
+        for entry in report["models"]
+        for way, psnr in entry["psnr_to_fp32"].items()
+        if precision in way
+    )
 
 
 def reuse(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -107,51 +136,59 @@ def reuse(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield ""
 
 
-def rivals(report: dict[str, Any]) -> Iterator[str]:
+def rivals(reports: list[dict[str, Any]]) -> Iterator[str]:
     """Others with the same weights."""
-    width, height = report["size"]
+    width, height = reports[0]["size"]
     yield _paragraph(
         "Others with the same weights (realesr-animevideov3), by `python benchmarks/rivals.py`: "
-        f"{report['frames']} frames of {width}x{height} to x4, x264 medium CRF 17, medians of "
+        f"{reports[0]['frames']} frames of {width}x{height} to x4, x264 medium CRF 17, medians of "
         "pairs. vidsr is the whole command from its start; ncnn is loaded already and decodes and "
         "encodes too; Real-ESRGAN is its own classes, the network alone:"
     )
     yield ""
-    yield "| rival | its seconds | vidsr's seconds | vidsr is |"
-    yield "| --- | --- | --- | --- |"
-    for name, figures in report["rivals"].items():
-        times = figures["times_faster"]
-        words = (
-            f"{times:.2f} times as fast" if times >= 1 else f"**slower**, {times:.2f} times as fast"
-        )
-        yield (f"| {name} | {figures['seconds']:.1f} | {figures['vidsr_seconds']:.1f} | {words} |")
+    yield "| processor | vidsr computes with | rival | its seconds | vidsr's seconds | vidsr is |"
+    yield "| --- " * 6 + "|"
+    for report in reports:
+        engine = report["engine"].partition(" (")[0]
+        for name, figures in report["rivals"].items():
+            times = figures["times_faster"]
+            words = f"{times:.2f} times as fast"
+            words = words if times >= 1 else f"**slower**, {words}"
+            seconds = [f"{figures[key]:.1f}" for key in ("seconds", "vidsr_seconds")]
+            row = [report["processor"], engine, name, *seconds, words]
+            yield "| " + " | ".join(row) + " |"
     yield ""
 
 
-def whole(
-    pipeline: list[dict[str, Any]], scaling: dict[str, Any], hour: dict[str, Any]
-) -> Iterator[str]:
-    """The parts of the command, and how it grows."""
-    words = []
-    for report in pipeline:
-        seconds = {part["part"]: part["wall_seconds"] for part in report["parts"]}
-        alone = ", ".join(f"{name} {seconds[name]:.2f}" for name in list(seconds)[:-1])
-        words.append(
-            f"The whole command, `fast-x2` with x264 medium on {report['frames']} frames of "
-            f"320x240 (`make bench`), each part alone in seconds: {alone}; all together "
-            f"{seconds['whole']:.2f}, {report['frames'] / seconds['whole']:.1f} frames/s, "
-            f"{report['ratio']:.2f} times its bound (the slowest part, or all parts' CPU seconds "
-            "over the cores)."
-        )
+def stages(reports: list[dict[str, Any]]) -> Iterator[str]:
+    """What each part of the command takes alone, and all together."""
+    parts = [part["part"] for part in reports[0]["parts"]]
+    yield _paragraph(
+        "The whole command with x264 medium, each part alone and all together, by `python "
+        f"benchmarks/pipeline.py` on {reports[0]['processor']}, seconds; the bound is the slowest "
+        "part, or all parts' CPU seconds over the cores:"
+    )
+    yield ""
+    yield "| model, computed with, frames | " + " | ".join(parts) + " | whole / bound |"
+    yield "| --- " * (len(parts) + 2) + "|"
+    for report in reports:
+        model = "SRGAN generator 64x16" if report["model"] == "srgan" else f"`{report['model']}`"
+        name = f"{model}, {report['engine']}, {report['frames']}"
+        seconds = [f"{part['wall_seconds']:.2f}" for part in report["parts"]]
+        yield "| " + " | ".join([name, *seconds, f"{report['ratio']:.2f}"]) + " |"
+    yield ""
+
+
+def growth(scaling: dict[str, Any], hour: dict[str, Any]) -> Iterator[str]:
+    """How time and memory grow."""
     frames = ", ".join(f"{ms:.1f} from {what}" for what, ms in scaling["ms_a_frame"].items())
     pixels = ", ".join(f"{us:.2f} at {size}" for size, us in scaling["us_a_pixel"].items())
-    words.append(
+    yield _paragraph(
         "With length and size (`python benchmarks/scaling.py`): ms a frame of 192x108, "
         f"{frames}; µs a pixel, {pixels}. Memory over an hour of a tiny clip "
         f"({hour['frames']:,} frames, `python benchmarks/hour.py`): {hour['early_mib']:.0f} MiB at "
         f"its start, {hour['late_mib']:.0f} MiB at its end."
     )
-    yield _paragraph(" ".join(words))
 
 
 def _paragraph(words: str) -> str:
@@ -166,6 +203,11 @@ def _ms(seconds: float | None) -> str:
         if seconds < 1
         else f"{seconds * 1e3:,.0f}"
     )
+
+
+def _results(name: str) -> list[Any]:
+    """Of all kinds of processors."""
+    return [_result(path.stem) for path in sorted((HERE / "results").glob(f"{name}-*.json"))]
 
 
 def _result(name: str) -> Any:

@@ -6,7 +6,8 @@ Exact reuse runs on every clip as it is: first its frames must equal those witho
 are timed. Reuse along the motion runs on the clip shrunk and compressed (H.264, CRF 20) and is held
 against the original: PSNR-Y of all frames and of the last second, both ways; PSNR of one way to the
 other; and flicker, the root mean square of how the error changes from frame to frame. Times are
-medians of alternating runs, wall clock and processor. Prints a table and writes JSON.
+medians of alternating runs, wall clock and processor. Prints a table and writes JSON, and with
+`--pictures FOLDER` the place where motion changes a frame most: `computed.png` and `motion.png`.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import torch
+from PIL import Image
 
 from vidsr.cli.machine import cache_dir
 from vidsr.draft import Plan
@@ -42,6 +45,7 @@ from vidsr.request import EngineRequest, Job, SizeRequest
 from vidsr.reuse import Reuse
 
 Luma = np.ndarray  # (frames, H, W), uint8
+CROP = (320, 240)  # width and height of a picture that is written
 SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".3gp", ".ts", ".flv", ".m4v"}
 
 
@@ -125,6 +129,8 @@ def measure_motion(clip: Path, options: argparse.Namespace) -> dict[str, object]
             name: compare(original, way.luma, last) for name, way in (("off", off), ("on", motion))
         }
         times = _times(small, off, motion, "motion", options)
+    if options.pictures:
+        write_worst_place(off, motion, options.pictures)
     return {
         "frames": len(off.frames),
         "psnr_y": scores["on"]["psnr"],
@@ -211,6 +217,30 @@ def psnr(mean_square: float) -> float:
     return float(10 * np.log10(255**2 / max(mean_square, 1e-4)))
 
 
+def write_worst_place(off: Enlarged, motion: Enlarged, folder: Path) -> None:
+    """Both ways' pictures of the part of a frame where they differ most, pixel for pixel."""
+    width, height = CROP
+    squares = [
+        np.square(ours.astype(np.float32) - theirs)
+        for ours, theirs in zip(motion.luma, off.luma, strict=True)
+    ]
+    number = max(range(len(squares)), key=lambda index: float(squares[index].mean()))
+    around = cv2.blur(squares[number], CROP, borderType=cv2.BORDER_CONSTANT)
+    y, x = np.unravel_index(around.argmax(), around.shape)
+    tall, wide = around.shape
+    top, left = (
+        int(np.clip(middle - side // 2, 0, whole - side))
+        for middle, side, whole in ((y, height, tall), (x, width, wide))
+    )
+    for way, name in ((off, "computed"), (motion, "motion")):
+        planes = way.frames[number].planes
+        codes = np.concatenate([plane.reshape(-1) for plane in planes])
+        frame = av.VideoFrame.from_ndarray(codes.reshape(-1, wide), format="yuv420p")
+        rgb = frame.to_ndarray(format="rgb24")[top : top + height, left : left + width]
+        Image.fromarray(rgb).save(folder / f"{name}.png", optimize=True)
+    print(f"pictures: {width}x{height} at {left},{top} of frame {number}, in {folder}")
+
+
 def _mean_square(ours: Luma, theirs: Luma) -> float:
     pairs = zip(ours, theirs, strict=True)
     return statistics.mean(float(np.square(a.astype(np.float32) - b).mean()) for a, b in pairs)
@@ -280,6 +310,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=5, help="alternating pairs")
     parser.add_argument("--only", choices=("exact", "motion"), default=None)
     parser.add_argument("--reuse-error", type=float, default=None)
+    parser.add_argument("--pictures", type=Path, default=None, help="folder for two crops")
     parser.add_argument("--json", type=Path, default=Path("reuse.json"))
     keep_freed_memory()  # as the command does
     return parser.parse_args()

@@ -4,7 +4,7 @@ import torch
 from vidsr.errors import ModelError
 from vidsr.models.compact import Compact, CompactOptions
 from vidsr.models.rrdb import RRDBNet, RRDBOptions
-from vidsr.models.srgan import MSRResNet, SRGANGenerator, SRGANOptions
+from vidsr.models.srgan import MSRResNet, SRGANGenerator, SRGANOptions, convolve_in_parts
 
 SMALL = [
     *(Compact(CompactOptions(scale=s, channels=4, blocks=2)) for s in (2, 3, 4)),
@@ -29,6 +29,16 @@ def test_every_size_is_enlarged_by_the_scale(network):
         with torch.inference_mode():
             output = network(torch.rand(2, 3, height, width))
         assert output.shape == (2, 3, height * scale, width * scale)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (5, 3), (1, 1)])
+def test_a_convolution_in_parts_is_the_whole_one_up_to_the_border(size):
+    torch.manual_seed(0)
+    whole = torch.nn.Conv2d(6, 3, 9, padding=4, dtype=torch.float64)
+    features = torch.rand(2, 6, *size, dtype=torch.float64)
+    assert torch.allclose(
+        convolve_in_parts(features, whole.weight, whole.bias), whole(features), atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("network", SMALL, ids=name_of)

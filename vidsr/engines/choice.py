@@ -43,9 +43,9 @@ WORK = 1.5e10  # multiplications of a tile that is measured, or more by its leas
 SIDES = (64, 320)  # pixels, of such a tile
 MOST_AT_ONCE = 8  # workers
 ROUNDS = 9  # runs of each way at most, after a first one that is not counted
-SECONDS = 1.0  # of measuring at most, but for a round that has begun
+SECONDS = 2.0  # of measuring at most, but for a round that has begun
 CLEARLY_SLOWER = 1.25  # times the fastest: such a way need not be run again
-HOPELESS = 2.5  # times the fastest in the first run, which compiles and fetches memory
+HOPELESS = 10.0  # times the fastest in the first run, which compiles and fetches memory
 WORTH_IT = 0.98  # of the first way's time: less than that is noise
 IN_BLOCKS = 1.03  # what ncnn's time counts: parts of a picture cost more there (Note [What did not
 # change]), and this much is within what two measurements differ by

