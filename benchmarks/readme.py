@@ -2,9 +2,9 @@
 
     python benchmarks/readme.py [--check]
 
-`benchmarks/results/` holds the JSON of engines.py and rivals.py, one file for each kind of processor,
-and of reuse.py, pipeline.py, scaling.py and hour.py. With `--check` nothing is written, and a README
-that says something else is an error.
+`benchmarks/results/` holds the JSON of engines.py and rivals.py, a file for each kind of processor,
+and of reuse.py, pipeline.py, scaling.py and hour.py. With `--check` nothing is written, and a
+README that says something else is an error.
 """
 
 from __future__ import annotations
