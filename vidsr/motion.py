@@ -47,31 +47,19 @@ def warp(planes: NDArray[np.float32], flow: NDArray[np.float32]) -> NDArray[np.f
     Raises:
         RequestError: OpenCV is not installed.
     """
-    cv2 = opencv()
-    x, y = _places(flow)
-    border = cv2.BORDER_REPLICATE
-    return np.stack([cv2.remap(p, x, y, cv2.INTER_LINEAR, borderMode=border) for p in planes])
+    return np.stack([warp_pixels(plane, flow) for plane in planes])
 
 
 def warp_pixels(picture: NDArray[np.float32], flow: NDArray[np.float32]) -> NDArray[np.float32]:
-    """As `warp`, of a picture (H,W,C): all channels in one pass.
+    """As `warp`, of a picture (H,W,C) or (H,W): all channels in one pass.
 
     Raises:
         RequestError: OpenCV is not installed.
     """
     cv2 = opencv()
-    x, y = _places(flow)
-    border = cv2.BORDER_REPLICATE
-    warped = cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=border)
+    how = cv2.INTER_LINEAR | cv2.WARP_RELATIVE_MAP
+    warped = cv2.remap(picture, flow, None, how, borderMode=cv2.BORDER_REPLICATE)
     return cast("NDArray[np.float32]", warped)
-
-
-def _places(flow: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Where each pixel comes from: x (H,W) and y (H,W)."""
-    height, width = flow.shape[:2]
-    x = np.arange(width, dtype=np.float32) + flow[..., 0]
-    y = np.arange(height, dtype=np.float32)[:, None] + flow[..., 1]
-    return x, y
 
 
 def enlarged_flow(flow: NDArray[np.float32], scale: int) -> NDArray[np.float32]:
@@ -81,8 +69,9 @@ def enlarged_flow(flow: NDArray[np.float32], scale: int) -> NDArray[np.float32]:
         RequestError: OpenCV is not installed.
     """
     cv2 = opencv()
-    large = cv2.resize(flow, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
-    return cast("NDArray[np.float32]", large * np.float32(scale))
+    scaled = flow * np.float32(scale)
+    large = cv2.resize(scaled, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+    return cast("NDArray[np.float32]", large)
 
 
 def enlarged(picture: NDArray[np.float32], scale: int) -> NDArray[np.float32]:
