@@ -7,7 +7,7 @@ are timed. Reuse along the motion runs on the clip shrunk and compressed (H.264,
 against the original: PSNR-Y of all frames and of the last second, both ways; PSNR of one way to the
 other; and flicker, the root mean square of how the error changes from frame to frame. Times are
 medians of alternating runs, wall clock and processor. Prints a table and writes JSON, and with
-`--pictures FOLDER` the place where motion changes a frame most: `computed.png` and `motion.png`.
+`--pictures FOLDER` two pictures of the place where motion changes a frame most.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ def write_worst_place(off: Enlarged, motion: Enlarged, folder: Path) -> None:
         codes = np.concatenate([plane.reshape(-1) for plane in planes])
         frame = av.VideoFrame.from_ndarray(codes.reshape(-1, wide), format="yuv420p")
         rgb = frame.to_ndarray(format="rgb24")[top : top + height, left : left + width]
-        Image.fromarray(rgb).save(folder / f"{name}.png", optimize=True)
+        Image.fromarray(rgb).save(folder / f"edge-{name}.png", optimize=True)
     print(f"pictures: {width}x{height} at {left},{top} of frame {number}, in {folder}")
 
 

@@ -163,7 +163,7 @@ def _half_yiq(picture: Picture) -> Tensor:
 
 def haar_responses(plane: Tensor, side: int) -> Tensor:
     """Magnitudes of both Haar responses of one scale, across and down, (N,1,H,W) -> (N,2,H,W)."""
-    edge = torch.full((side, side), 1 / side, dtype=plane.dtype)
+    edge = torch.full((side, side), 1 / side, dtype=plane.dtype, device=plane.device)
     edge[side // 2 :] *= -1
     before, after = side // 2 - 1, side // 2
     padded = F.pad(plane, (before, after, before, after))
