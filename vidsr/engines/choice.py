@@ -29,7 +29,7 @@ from torch import nn
 
 from vidsr.engines import ncnn_engine, openvino_engine
 from vidsr.engines.engine import Engine
-from vidsr.engines.library import Library
+from vidsr.engines.library import CONVERSION, Library
 from vidsr.engines.ncnn_engine import NcnnEngine
 from vidsr.engines.openvino_engine import OpenVINOEngine, Store
 from vidsr.engines.precision import Precision, fastest_precision
@@ -191,7 +191,7 @@ def _unable(engine: EngineName, instead: Way) -> str:
 def _figures(ways: list[Way], subject: Subject, remembered: Remembered) -> Figures:
     """What is remembered of all `ways`, or else measured now, all of them together."""
     others = " / ".join(library.version() for library in LIBRARIES.values())
-    versions = f"torch {torch.__version__} / {others}"
+    versions = f"torch {torch.__version__} / {others} / {CONVERSION}"
     key = f"{processor()} / {versions} / {subject.weights}"
     known = remembered.read(key)
     wanted = [way.words for way in ways]

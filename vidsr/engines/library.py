@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vidsr.engines.engine import Engine
     from vidsr.engines.precision import Precision
 
+CONVERSION = "2"  # raised when a network is computed in other steps: part of what is kept's key
 NEAR_ENOUGH = 1e-3  # of the display range: the largest difference
 PROBE = (21, 24)  # (h, w) of a picture on which it is tried; odd, and x4 unshuffles
 

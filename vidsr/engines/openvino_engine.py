@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from vidsr.engines.library import check_faithful, loading
+from vidsr.engines.library import CONVERSION, check_faithful, loading
 from vidsr.engines.precision import DTYPES, Precision
 from vidsr.engines.remembered import processor, replace_file
 from vidsr.engines.torch_engine import device_errors
@@ -77,7 +77,7 @@ class Store:
                 old.unlink()
 
     def _path(self, kind: str) -> Path:
-        words = f"{self.weights} / {kind} / {processor()} / {version()}"
+        words = f"{self.weights} / {kind} / {processor()} / {version()} / {CONVERSION}"
         return self.folder / f"{hashlib.sha256(words.encode()).hexdigest()}.blob"
 
 
