@@ -61,6 +61,7 @@ def engines(reports: list[dict[str, Any]]) -> Iterator[str]:
         "What computes the network, by `python benchmarks/engines.py`: ms for a picture of "
         f"{width}x{height} on both cores, {reports[0]['rounds']} rounds; a matrix product reaches "
         + "; ".join(_peak(report) for report in reports)
+        + ":"
     )
     yield ""
     yield "| processor, model | " + " | ".join(WAYS.values()) + " | `auto` takes |"
@@ -103,9 +104,10 @@ def _least_psnr(reports: list[dict[str, Any]], precision: str) -> float:
 def reuse(rows: list[dict[str, Any]]) -> Iterator[str]:
     """What is not computed again, and what that costs in quality."""
     yield _paragraph(
-        "What reuse saves, by `python benchmarks/reuse.py`, five pairs; time is that of network "
-        "and colour, as a share of the time without reuse. Exact reuse gives the same pictures to "
-        "the bit; low-res clips for motion are made from the originals (H.264, CRF 20):"
+        f"What reuse saves, by `python benchmarks/reuse.py` on {rows[0]['processor']}, five pairs; "
+        "time is that of network and colour, as a share of the time without reuse. Exact reuse "
+        "gives the same pictures to the bit; low-res clips for motion are made from the originals "
+        "(H.264, CRF 20):"
     )
     yield ""
     yield (
@@ -134,6 +136,16 @@ def reuse(rows: list[dict[str, Any]]) -> Iterator[str]:
         ]
         yield "| " + " | ".join(cells) + " |"
     yield ""
+    yield _paragraph(
+        "Where motion changes a frame of the demo's cartoon most, pixel for pixel: every frame "
+        "computed, and carried along the motion (`--pictures`):"
+    )
+    yield ""
+    yield " ".join(
+        f"![{what}](benchmarks/results/edge-{name}.png)"
+        for what, name in (("every frame computed", "computed"), ("along the motion", "motion"))
+    )
+    yield ""
 
 
 def rivals(reports: list[dict[str, Any]]) -> Iterator[str]:
@@ -149,7 +161,8 @@ def rivals(reports: list[dict[str, Any]]) -> Iterator[str]:
     yield "| processor | vidsr computes with | rival | its seconds | vidsr's seconds | vidsr is |"
     yield "| --- " * 6 + "|"
     for report in reports:
-        engine = report["engine"].partition(" (")[0]
+        library, precision, *_ = report["engine"].split(", ")
+        engine = f"{library.partition(' on ')[0]}, {precision}"
         for name, figures in report["rivals"].items():
             times = figures["times_faster"]
             words = f"{times:.2f} times as fast"
