@@ -6,13 +6,21 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vidsr.errors import RequestError
 from vidsr.frame import ColorSpec, Matrix, PixelLayout, Range, Siting
 from vidsr.media.door import planar_name
-from vidsr.media.encoders import EncoderRequest, VideoFormat, choose_format, keeps_siting
+from vidsr.media.encoders import (
+    EncoderRequest,
+    VideoFormat,
+    choose_format,
+    keeps_siting,
+    steady_options,
+)
 from vidsr.media.probe import StreamInfo, VideoInfo, guess_color
+from vidsr.media.roundtrip import round_trip
 
 YUV420, YUV422, YUV444 = (PixelLayout("yuv", 8, steps) for steps in ((1, 1), (1, 0), (0, 0)))
 SIZE = (640, 480)
@@ -312,3 +320,38 @@ def test_left_is_stated_where_top_left_would_be_guessed():
     video, _ = choose_format(info(YUV420, color=color), (96, 64), request)
     assert video.options["chroma_sample_location"] == "left"
     assert not keeps_siting(replace(video, encoder="ffv1"), "mp4")
+
+
+# ------------------------------------------------------------------ the same bytes each time
+
+
+@pytest.mark.parametrize(
+    ("capability", "encoder", "params"),
+    [
+        ("AVX512", "libx264", "asm=avx2:keyint=48"),
+        ("AVX512", "libx265", "keyint=48"),
+        ("AVX2", "libx264", "keyint=48"),
+        ("DEFAULT", "libx264", "keyint=48"),
+    ],
+)
+def test_x264_is_kept_from_avx_512(monkeypatch, capability, encoder, params):
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    name = encoder.removeprefix("lib") + "-params"
+    assert steady_options(encoder, {name: "keyint=48"}) == {name: params}
+
+
+def test_what_the_user_says_of_instructions_wins(monkeypatch):
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
+    options = steady_options("libx264", {"x264-params": "asm=sse2"})
+    assert options["x264-params"] == "asm=avx2:asm=sse2"  # the last one counts
+
+
+def test_the_same_pictures_are_the_same_bytes_each_time():
+    noise = np.random.default_rng(0)
+    pictures = [noise.integers(0, 256, (64, 96, 3), np.uint8) // 8 + 3 * n for n in range(12)]
+    clip = [np.ascontiguousarray(picture.astype(np.uint8)) for picture in pictures]
+    decoded = {
+        np.stack(round_trip(clip, codec="h264", crf=17, preset="medium")).tobytes()
+        for _ in range(20)
+    }
+    assert len(decoded) == 1

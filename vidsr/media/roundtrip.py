@@ -15,6 +15,7 @@ from vidsr.errors import MediaError, RequestError
 from vidsr.frame import ColorSpec, Matrix, PixelLayout, Range, Siting
 from vidsr.media.color import ColorConverter
 from vidsr.media.door import picture_of, planes_of
+from vidsr.media.encoders import steady_options
 
 Codec = Literal["h264", "hevc"]
 Picture = NDArray[np.uint8]
@@ -61,13 +62,12 @@ def _encode(
     encoder.pix_fmt = "yuv420p"
     encoder.time_base = Fraction(1, 25)
     encoder.framerate = Fraction(25)
-    encoder.options = {"crf": str(crf), "preset": preset, "threads": "1"}
-    if codec == "hevc":
-        encoder.options = {
-            "crf": str(crf),
-            "preset": preset,
-            "x265-params": "log-level=error:pools=none:frame-threads=1",
-        }
+    alone = {
+        "h264": {"threads": "1"},
+        "hevc": {"x265-params": "log-level=error:pools=none:frame-threads=1"},
+    }
+    options = {"crf": str(crf), "preset": preset, **alone[codec]}
+    encoder.options = steady_options(ENCODERS[codec], options)
     packets = []
     for number, picture in enumerate(pictures):
         frame = _to_frame(picture)

@@ -448,7 +448,7 @@ def add_video(
     stream = file.add_stream(
         video.encoder,
         rate=source.frame_rate,
-        options=dict(video.options),
+        options=video.opening_options,
         width=video.width,
         height=video.height,
         pix_fmt=video.pix_fmt,
