@@ -78,13 +78,9 @@ def haarpsi(picture: Picture, original: Picture, *, border: int) -> float:
     I and Q by their 2x2 means. All at half size, which stands for the viewer's distance.
     """
     ours, theirs = (_half_yiq(inner(rgb, border)) for rgb in (picture, original))  # (1,3,H/2,W/2)
-    *fine, coarse = (
-        (haar_responses(ours[:, :1], side), haar_responses(theirs[:, :1], side))
-        for side in HAAR_SIDES
-    )  # each (1,2,H/2,W/2): across and down
-    detail = torch.stack([alike(*responses) for responses in fine]).mean(0)
-    color = alike(_mean_2x2(ours[:, 1:]), _mean_2x2(theirs[:, 1:])).mean(1, keepdim=True)
-    weights = torch.maximum(*coarse) + 1e-12  # a picture without any detail counts evenly
+    detail, coarse = haar_likeness(ours[:, :1], theirs[:, :1])
+    color = _alike(_mean_2x2(ours[:, 1:]), _mean_2x2(theirs[:, 1:])).mean(1, keepdim=True)
+    weights = coarse + 1e-12  # a picture without any detail counts evenly
     weights = torch.cat([weights, weights.mean(1, keepdim=True)], dim=1)
     mapped = torch.sigmoid(HAARPSI_ALPHA * torch.cat([detail, color], dim=1))
     score = (mapped * weights).sum() / weights.sum()
@@ -161,8 +157,24 @@ def _half_yiq(picture: Picture) -> Tensor:
     return F.avg_pool2d(yiq[None], 2)
 
 
-def haar_responses(plane: Tensor, side: int) -> Tensor:
-    """Magnitudes of both Haar responses of one scale, across and down, (N,1,H,W) -> (N,2,H,W)."""
+def haar_likeness(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+    """How alike the fine Haar responses of two planes are, and how strong the coarse ones.
+
+    Source: Reisenhofer et al. 2018, equations 6 to 9.
+
+    Args:
+        ours: (N,1,H,W) in [0,255].
+        theirs: the same.
+
+    Returns:
+        Likeness in (0,1] and the weight of each place, (N,2,H,W) both: across and down.
+    """
+    *fine, coarse = ((_haar(ours, side), _haar(theirs, side)) for side in HAAR_SIDES)
+    return torch.stack([_alike(*responses) for responses in fine]).mean(0), torch.maximum(*coarse)
+
+
+def _haar(plane: Tensor, side: int) -> Tensor:
+    """Magnitudes of both Haar responses of one scale, (N,1,H,W) -> (N,2,H,W)."""
     edge = torch.full((side, side), 1 / side, dtype=plane.dtype, device=plane.device)
     edge[side // 2 :] *= -1
     before, after = side // 2 - 1, side // 2
@@ -175,6 +187,5 @@ def _mean_2x2(planes: Tensor) -> Tensor:
     return F.avg_pool2d(F.pad(planes, (0, 1, 0, 1)), 2, stride=1).abs()
 
 
-def alike(ours: Tensor, theirs: Tensor) -> Tensor:
-    """How near magnitudes are, in codes: 1 if equal (Reisenhofer et al. 2018, equation 4)."""
+def _alike(ours: Tensor, theirs: Tensor) -> Tensor:
     return (2 * ours * theirs + HAARPSI_C) / (ours**2 + theirs**2 + HAARPSI_C)

@@ -347,7 +347,7 @@ def _try_open(video: VideoFormat) -> str:
     context.width, context.height = video.width, video.height
     context.pix_fmt = video.pix_fmt
     context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
-    context.options = dict(video.options)
+    context.options = video.opening_options
     try:
         context.open()
     except (av.error.FFmpegError, OSError) as exc:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidsr.errors import RequestError
-from vidsr.evaluation.similarity import HAAR_SIDES, YIQ, alike, haar_responses
+from vidsr.evaluation.similarity import YIQ, haar_likeness
 from vidsr.training.discriminators import Discriminator, basicsr_door
 
 ContentLoss = Callable[[Tensor, Tensor], Tensor]  # (output, target) -> loss
@@ -120,11 +120,8 @@ def haar_difference(output: Tensor, target: Tensor) -> Tensor:
 
 
 def _haar_difference(ours: Tensor, theirs: Tensor) -> Tensor:
-    *fine, coarse = (
-        (haar_responses(ours, side), haar_responses(theirs, side)) for side in HAAR_SIDES
-    )
-    likeness = torch.stack([alike(*responses) for responses in fine]).mean(0)
-    weights = torch.maximum(*coarse).detach() + 1e-6
+    likeness, coarse = haar_likeness(ours, theirs)
+    weights = coarse.detach() + 1e-6
     return 1 - (likeness * weights).sum() / weights.sum()
 
 
