@@ -178,8 +178,9 @@ def stages(reports: list[dict[str, Any]]) -> Iterator[str]:
     parts = [part["part"] for part in reports[0]["parts"]]
     yield _paragraph(
         "The whole command with x264 medium, each part alone and all together, by `python "
-        f"benchmarks/pipeline.py` on {reports[0]['processor']}, seconds; the bound is the slowest "
-        "part, or all parts' CPU seconds over the cores:"
+        f"benchmarks/pipeline.py` on {reports[0]['processor']}, seconds for frames of 320x240; the "
+        "bound is the slowest part, or all parts' CPU seconds over the cores. SRGAN has random "
+        "weights; before: commit caecfe2, with torch alone:"
     )
     yield ""
     yield "| model, computed with, frames | " + " | ".join(parts) + " | whole / bound |"
