@@ -41,6 +41,20 @@ def test_a_convolution_in_parts_is_the_whole_one_up_to_the_border(size):
     )
 
 
+def test_training_takes_the_last_convolution_whole():
+    # torch crashes in the gradient of the parts: see Note [The last convolution]
+    torch.manual_seed(0)
+    network = SRGANGenerator(SRGANOptions(channels=8, blocks=1)).to(
+        memory_format=torch.channels_last
+    )
+    pictures = torch.rand(2, 3, 24, 24).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        network(pictures).float().mean().backward()
+    assert all(bool(weight.grad.isfinite().all()) for weight in network.parameters())
+    with torch.inference_mode():
+        assert torch.allclose(network(pictures), network.eval()(pictures), atol=1e-5)
+
+
 @pytest.mark.parametrize("network", SMALL, ids=name_of)
 def test_an_output_pixel_looks_exactly_as_far_as_reach(network):
     # The gradient of one input pixel's worth of output, in fp64: exactly zero beyond the reach,
@@ -51,7 +65,7 @@ def test_an_output_pixel_looks_exactly_as_far_as_reach(network):
     picture = torch.rand(1, 3, 2 * center + 8, 2 * center + 8, dtype=torch.float64)
     picture.requires_grad_()
     block = slice(center * scale, (center + 1) * scale)
-    output = network.double()(picture)[:, :, block, block]
+    output = network.double().eval()(picture)[:, :, block, block]
     (output * torch.rand_like(output)).sum().backward()
     network.float()
     rows, columns = torch.nonzero(picture.grad.abs().sum(dim=(0, 1)), as_tuple=True)
