@@ -70,7 +70,7 @@ def checkpoint(tmp_path):
 @pytest.mark.parametrize("save", [save_bare, save_under("params"), save_parallel, save_safe])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_public_checkpoints_are_recognized_and_give_the_same_picture(tmp_path, name, save):
-    original = NETWORKS[name]
+    original = NETWORKS[name].eval()
     card, path = resolve(str(save(original.state_dict(), tmp_path / "net.pth")))
     assert card.network == name.split("-")[0]
     assert {"scale": card.scale, **card.sizes} == dataclasses.asdict(original.options)

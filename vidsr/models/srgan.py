@@ -13,8 +13,8 @@ Processors compute 16 or more features side by side, and 9x9 to three colors lea
 idle: it took 30 % of the network's time for 11 % of its multiplications. The same sum is nine 3x3
 convolutions, each shifted by multiples of three pixels: one convolution to 27 features, and another
 that adds nine of them, each at its place. That is 3.3 times as fast in fp32 and bf16, in torch and
-in OpenVINO. Training takes the convolution whole: there it is the faster one in bf16, and torch 2.13
-crashes (segmentation fault) in the gradient of the bf16 convolution with dilation.
+in OpenVINO. Training takes the convolution whole: in bf16 that is faster there, and torch 2.13
+crashes (segmentation fault) in the gradient of a bf16 convolution with dilation.
 """
 
 from __future__ import annotations
