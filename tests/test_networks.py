@@ -6,9 +6,10 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from family import ship_family, tiny_model, tiny_twins
+from family import ship_family, tiny_model, tiny_twins, without_libraries
 
 from vidsr.errors import DeviceError, ModelError, RequestError
 from vidsr.models.card import shipped_cards
@@ -20,9 +21,13 @@ from vidsr.networks import (
     default_family,
     family_of,
     fit_tile,
+    open_stages,
     plan_engine,
 )
+from vidsr.planning import Target
 from vidsr.request import EngineRequest
+from vidsr.reuse import BLOCK
+from vidsr.tiling import Grid
 
 
 @pytest.fixture
@@ -217,6 +222,38 @@ def test_an_engine_fitted_to_another_size_is_the_one_planned_for_it(
     assert (fitted.tile, fitted.batch) == (planned.tile, planned.batch)
     assert fitted.memory_bytes * planned.workers == planned.memory_bytes
     assert fitted.weights == planned.weights
+
+
+def test_what_parts_are_exact_is_tried_out_once_for_a_machine(
+    family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[tuple[int, int]] = []
+
+    def least_exact(engine: object, grid: Grid, halo: int) -> int:
+        tries.append(grid.shape)
+        return 96
+
+    monkeypatch.setattr("vidsr.networks.least_exact", least_exact)
+    without_libraries(monkeypatch)
+
+    def part_of(cache_dir: Path | None, size: tuple[int, int] = (320, 128)) -> object:
+        request = EngineRequest(device="cpu", precision="fp32", tile=320)
+        planned = plan_engine(request, Fraction(2), size, cache_dir=cache_dir)
+        (stage,) = open_stages(
+            planned, Target(2 * size[0], 2 * size[1], Fraction(2), square_pixels=False)
+        )
+        changed = np.zeros((size[1] // BLOCK, size[0] // BLOCK), dtype=bool)
+        changed[0, 0] = True
+        return stage.affected(changed, (size[1], size[0]), 0)
+
+    assert part_of(tmp_path) == part_of(tmp_path)
+    assert tries == [(128, 320)]
+    part_of(tmp_path, (320, 160))
+    assert tries == [(128, 320), (160, 320)]
+    (tmp_path / "parts.json").write_text("{}")
+    part_of(tmp_path)
+    part_of(None)
+    assert len(tries) == 4
 
 
 def test_a_tile_below_halo_and_overlap_is_refused_with_the_least(family: Path) -> None:

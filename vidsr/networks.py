@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
+from threading import Lock
 
 import torch
 
@@ -18,12 +20,13 @@ from vidsr.engines.choice import (
     Way,
     Wish,
     choose,
+    machine_key,
     open_engine,
 )
 from vidsr.engines.engine import Engine
 from vidsr.engines.openvino_engine import Store
 from vidsr.engines.precision import DTYPES, Precision, fastest_precision
-from vidsr.engines.remembered import usable_cores
+from vidsr.engines.remembered import Remembered, usable_cores
 from vidsr.engines.torch_engine import Layout, open_device
 from vidsr.errors import ModelError, RequestError
 from vidsr.following import PART_HALO, REUSE_ERROR, Follow
@@ -45,7 +48,9 @@ from vidsr.stages import (
     Upscale,
     bytes_per_pixel,
     choose_tile,
+    least_exact,
 )
+from vidsr.tiling import Grid
 
 FAMILIES = {  # the way out that each offers to whoever got another by default
     "photo": "for better film and photographs",
@@ -56,6 +61,7 @@ COLORIZER = "colorize"  # the model that colors if none is named
 NCNN_SHARE = 2.25  # of the memory that others take; measured, 1.6 to 2.5
 COLOR_PIXEL_BYTES = 3200  # per pixel of what the colorizer sees: 169 colors and 32 wide features
 MOST_WORKERS = 8  # each holds a frame and a network; beyond this, workers get more threads
+_TRYING = Lock()  # see _remembered_least
 CAUTION = 0.6  # of the memory there is, since what a network takes is an estimate
 
 
@@ -425,10 +431,32 @@ def open_stages(engine: EnginePlan, target: Target, network: Network | None = No
         tile=engine.tile,
         batch=engine.batch,
         part_halo=min(halo, PART_HALO) if follows else None,
+        find_least=partial(_remembered_least, engine),
     )
     stage: Stage = Follow(upscale, error=engine.reuse_error) if follows else upscale
     exact = target.factor == engine.card.scale and not target.square_pixels
     return [stage] if exact else [stage, Resize(target.height, target.width)]
+
+
+def _remembered_least(plan: EnginePlan, engine: Engine, grid: Grid, halo: int) -> int | None:
+    """`least_exact`, kept in the user's cache: trying it out costs more than a frame.
+
+    Only one worker tries; the others wait for what it finds.
+    """
+    if plan.cache_dir is None:
+        return least_exact(engine, grid, halo)
+    way = Way(plan.kind, plan.precision, plan.layout).words
+    height, width = grid.shape
+    facts = f"{way}, {plan.threads} threads, {width}x{height}, {halo} around"
+    key = f"{machine_key(plan.weights.identity)} / {facts}"
+    remembered = Remembered(plan.cache_dir / "parts.json")
+    with _TRYING:
+        known = remembered.read(key)
+        if not (isinstance(known, dict) and isinstance(known.get("least"), int | None)):
+            known = {"least": least_exact(engine, grid, halo)}
+            remembered.write(key, known)
+    least: int | None = known["least"]
+    return least
 
 
 def _open_engine(plan: EnginePlan, network: Network) -> Engine:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     # A batch of tiles and what the engine made of it -> what to use, and which are not finite.
     Check = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
     Run = Callable[[Engine, Tensor], Tensor]  # a batch of tiles through an engine, and checked
+    FindLeast = Callable[[Engine, Grid, int], int | None]  # what `least_exact` says
 
 FASTEST_TILE = {"cuda": 1024, "mps": 512}  # pixels; not measured yet
 CPU_WORKING_SET = 768 << 20  # bytes that a tile may take, see _fastest_pixels
@@ -123,11 +124,13 @@ class Upscale:
         tile: int,
         batch: int,
         part_halo: int | None = None,
+        find_least: FindLeast | None = None,
     ) -> None:
         """Make ready; `tile` (its halo included) and `batch` are upper limits.
 
         They shrink to what a small picture needs, and for good when memory runs out. `part_halo` is
-        what is shown around parts; None is the halo, and whole tiles unless parts are then exact.
+        what is shown around parts; None is the halo, and whole tiles unless parts are then exact,
+        which `find_least` tells; None is `least_exact`.
         """
         self.scale = engine.scale
         self.tile = tile
@@ -141,6 +144,7 @@ class Upscale:
         self._exact: Engine | None = None
         self._canvas: Tensor | None = None  # where parts of a picture are put
         self._exact_parts = part_halo is None
+        self._find_least = find_least or least_exact
         self._least: int | None = 0  # pixels that a part is shown at least; None: none are exact
         self._tried: tuple[int, int] | None = None  # the tile shape that this is true of
         self.part_halo = halo * engine.block if part_halo is None else part_halo
@@ -306,7 +310,7 @@ class Upscale:
         if not self._engine.any_shape:
             return False
         if self._exact_parts and self._tried != grid.shape:
-            self._least = _least_exact(self._engine, grid, self.part_halo)
+            self._least = self._find_least(self._engine, grid, self.part_halo)
             self._tried = grid.shape
         return self._least is not None
 
@@ -387,7 +391,7 @@ def _outputs(
 
 
 @torch.inference_mode()
-def _least_exact(engine: Engine, grid: Grid, halo: int) -> int | None:
+def least_exact(engine: Engine, grid: Grid, halo: int) -> int | None:
     """The least side in pixels from which on parts come out as in the whole tile, to the bit.
 
     Tried out on noise, as small parts may be summed in another order. `halo` is what they are shown

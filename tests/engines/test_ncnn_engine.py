@@ -19,7 +19,7 @@ from vidsr.errors import DeviceError, ModelError
 from vidsr.models.compact import Compact, CompactOptions
 from vidsr.models.rrdb import RRDBNet, RRDBOptions
 from vidsr.models.srgan import MSRResNet, SRGANGenerator, SRGANOptions
-from vidsr.stages import Upscale, _least_exact
+from vidsr.stages import Upscale, least_exact
 from vidsr.tiling import Grid, Rect
 
 NETWORKS = [
@@ -137,7 +137,7 @@ def test_parts_at_whole_blocks_with_the_reach_of_blocks_are_exact(network: nn.Mo
     scale, halo = network.options.scale, network.reach * BLOCK
     engine = NcnnEngine(network.eval(), scale=scale, tile=(190, 210))
     grid = Grid(190, 210, 300, network.reach, 8)
-    assert _least_exact(engine, grid, halo) is not None
+    assert least_exact(engine, grid, halo) is not None
     picture = torch.rand(1, 3, 190, 210)
     seen = Rect(40, 24, 190, 207)
     whole, part = engine(picture), engine.resized(seen.shape, 1)(seen.of(picture))

@@ -190,15 +190,20 @@ def _unable(engine: EngineName, instead: Way) -> str:
 
 def _figures(ways: list[Way], subject: Subject, remembered: Remembered) -> Figures:
     """What is remembered of all `ways`, or else measured now, all of them together."""
-    others = " / ".join(library.version() for library in LIBRARIES.values())
-    versions = f"torch {torch.__version__} / {others} / {CONVERSION}"
-    key = f"{processor()} / {versions} / {subject.weights}"
+    key = machine_key(subject.weights)
     known = remembered.read(key)
     wanted = [way.words for way in ways]
     if not (isinstance(known, dict) and all(_is_figure(known.get(name, "")) for name in wanted)):
         known = measure(ways, subject)
         remembered.write(key, known)
     return {name: known[name] for name in wanted}
+
+
+def machine_key(weights: str) -> str:
+    """What a figure of some weights holds for: this processor and these versions."""
+    others = " / ".join(library.version() for library in LIBRARIES.values())
+    versions = f"torch {torch.__version__} / {others} / {CONVERSION}"
+    return f"{processor()} / {versions} / {weights}"
 
 
 def _is_figure(value: object) -> bool:
