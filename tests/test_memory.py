@@ -17,7 +17,7 @@ from vidsr.frame import ColorSpec, Matrix, PixelLayout, Range, Siting
 from vidsr.job import plan
 from vidsr.media import image_writer, images
 from vidsr.media.encoders import EncoderRequest, VideoFormat, encoder_bytes, fit_encoder
-from vidsr.memory import free_memory, memory_limit
+from vidsr.memory import free_memory, memory_limit, picture_bytes
 from vidsr.request import EngineRequest, Job, SizeRequest
 from vidsr.still import StillPlan
 
@@ -118,6 +118,11 @@ def test_a_large_pictures_tiles_are_as_high_as_a_band_may_be(
     assert tile(400, 300) == 100
     assert tile(400, 300, asked=200) == 200
     assert tile(400, 100) == 400  # not high enough to matter
+
+
+def test_pictures_that_wait_in_runs_are_counted() -> None:
+    alone, in_runs = (picture_bytes((320, 180), (1280, 720), run) for run in (1, 8))
+    assert in_runs - alone == 14 * 3 * 1280 * 720  # two runs of 8 instead of two pictures
 
 
 def test_a_long_video_as_a_gif_is_refused_before_it_is_collected(

@@ -523,6 +523,6 @@ def test_runs_of_frames_go_to_one_worker_each() -> None:
             return super().__call__(rgb)
 
     workers = workers_on(torch.device("cpu"), lambda: wide(Noting()), 2, run=4)
-    assert [worker is workers[0] for worker in workers] == [True] * 4 + [False] * 4
+    assert [worker is workers[0] for worker in workers] == ([True] * 4 + [False] * 4) * 2
     assert len(list(stream(moving_spot(20), workers, "off"))) == 20
     assert [len(marks) for marks in seen] == [12, 8]

@@ -10,6 +10,7 @@ from pathlib import Path
 from vidsr.coloring import Tint, tint_of
 from vidsr.engines.choice import LIBRARIES, NAMES
 from vidsr.errors import RequestError
+from vidsr.following import RUN
 from vidsr.media import images
 from vidsr.media.deinterlace import decide_deinterlacing
 from vidsr.media.encoders import (
@@ -54,9 +55,8 @@ from vidsr.planning import (
     wanted_destination,
 )
 from vidsr.request import Job
-from vidsr.resume import (
-    segment_frames,
-)
+from vidsr.resume import segment_frames
+from vidsr.reuse import Reuse
 from vidsr.still import StillPlan, plan_still
 
 LOOKS = 5  # at frames of an input, to see whether it is in color
@@ -106,7 +106,7 @@ def draft(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
     video = replace(video, sample_aspect=_sample_aspect(info, target))
     limit = memory_limit(job.max_memory)
     others = _other_bytes(job, info, video, wanted)
-    video, shortened, room = _make_room(limit - others, info, video)
+    video, shortened, room = _make_room(limit - others, info, video, job.engine.reuse)
     asked = replace(job, engine=replace(job.engine, engine="torch")) if info.color.is_hdr else job
     engine, color = plan_networks(asked, target, (info.width, info.height), cache_dir, room)
     if info.color.is_hdr:
@@ -207,10 +207,11 @@ def _judge_video(job: Job, info: VideoInfo) -> list[str]:
 
 
 def _make_room(
-    limit: int, info: VideoInfo, video: VideoFormat
+    limit: int, info: VideoInfo, video: VideoFormat, reuse: Reuse
 ) -> tuple[VideoFormat, list[str], Room]:
     """The format with a lookahead that leaves room for a network, what to say, and the room."""
-    picture = picture_bytes((info.width, info.height), (video.width, video.height))
+    run = RUN if reuse == "motion" else 1
+    picture = picture_bytes((info.width, info.height), (video.width, video.height), run)
     video, notes = fit_encoder(video, limit - picture - LEAST_NETWORK)
     return video, notes, Room(limit - encoder_bytes(video), picture)
 

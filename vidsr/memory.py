@@ -24,6 +24,7 @@ PROCESS_BYTES = 350 << 20  # Python, PyTorch and FFmpeg, loaded and used once (m
 LEAST_NETWORK = 64 << 20  # of one network with a small tile
 SHARE = 0.8  # of the memory that is free, if no limit is given
 FLOAT_RGB = 12  # bytes a pixel
+FRAME = 3  # of planes as they are written, in 16 bits or without subsampling
 CGROUPS = Path("/sys/fs/cgroup")  # as a container sees its own limits
 
 
@@ -76,10 +77,16 @@ def _free_of_container() -> Iterator[int]:
         yield max(0, most - taken + cached)
 
 
-def picture_bytes(size: tuple[int, int], target: tuple[int, int]) -> int:
-    """What one picture takes on its way through a network: in float before, twice so after."""
+def picture_bytes(size: tuple[int, int], target: tuple[int, int], run: int = 1) -> int:
+    """What a picture takes on its way through a network: in float before, twice so after.
+
+    Args:
+        size: (width, height) before.
+        target: after.
+        run: pictures that one worker takes in a row; two such runs of results wait.
+    """
     before, after = (width * height for width, height in (size, target))
-    return FLOAT_RGB * (before + 2 * after)
+    return FLOAT_RGB * (before + 2 * after) + 2 * (run - 1) * FRAME * after
 
 
 def check_memory(parts: dict[str, int], limit: int) -> int:

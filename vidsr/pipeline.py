@@ -226,6 +226,9 @@ def workers_on(
 ) -> list[Worker]:
     """One worker for each slot: two slots on a device, two for each of `count` on a processor.
 
+    Workers that take frames in a row have slots for two such runs, so that they need not wait for
+    each other's frames to be taken out.
+
     Args:
         device: where the chains compute.
         make_chain: makes a worker's own.
@@ -234,7 +237,7 @@ def workers_on(
     """
     if device.type == "cpu":
         workers = [Worker(make_chain(), _ThreadLanes()) for _ in range(count)]
-        return [worker for worker in workers for _ in range(run)] * (SLOTS if run == 1 else 1)
+        return [worker for worker in workers for _ in range(run)] * SLOTS
     lanes = _CudaLanes(device) if device.type == "cuda" else _ImmediateLanes(device)
     return [Worker(make_chain(), lanes)] * SLOTS
 
