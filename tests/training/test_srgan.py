@@ -10,7 +10,7 @@ from PIL import Image
 from vidsr.errors import MediaError, ModelError, RequestError
 from vidsr.models.card import ModelCard, sha256_of
 from vidsr.models.load import load, read_state
-from vidsr.training import checkpoint, run, srgan
+from vidsr.training import checkpoint, precision, run
 from vidsr.training.recipe import UpscaleRecipe, one_recipe
 from vidsr.training.srgan import train
 
@@ -21,7 +21,7 @@ STEPS = 12
 def recipe(tmp_path, monkeypatch):
     """A run of a second: every step is reported and kept."""
     # On a busy machine the measured precision may differ from run to run.
-    monkeypatch.setattr(srgan, "fastest_precision", lambda _device: "fp32")
+    monkeypatch.setattr(precision, "fastest_precision", lambda _device: "fp32")
     rng = np.random.default_rng(4)
     folder = tmp_path / "pictures" / "train"
     folder.mkdir(parents=True)
@@ -156,7 +156,7 @@ def test_checkpoints_without_a_precision_still_resume(recipe, tmp_path):
 
 def test_a_run_keeps_the_precision_that_it_was_begun_with(recipe, tmp_path, monkeypatch):
     next(train(recipe, tmp_path / "run"))
-    monkeypatch.setattr(srgan, "fastest_precision", lambda _device: "bf16")
+    monkeypatch.setattr(precision, "fastest_precision", lambda _device: "bf16")
     *_, _ = train(recipe, tmp_path / "run", resume=True)
     assert json.loads((tmp_path / "run" / "checkpoint.json").read_text())["precision"] == "fp32"
 
@@ -301,14 +301,6 @@ def test_the_log_is_a_table_and_a_plot(recipe, tmp_path):
 def test_the_rate_counts_the_operations_of_a_step(recipe, tmp_path):
     reports = list(train(dataclasses.replace(recipe, steps=3), tmp_path / "run"))
     assert all(report.teraflops_per_second > 0 for report in reports)
-
-
-def test_bf16_must_win_in_whole_steps_too(recipe, monkeypatch):
-    recipe = dataclasses.replace(recipe, precision="auto")
-    monkeypatch.setattr(srgan, "fastest_precision", lambda _device: "bf16")
-    for seconds, chosen in (({"fp32": 1, "bf16": 2}, "fp32"), ({"fp32": 2, "bf16": 1}, "bf16")):
-        monkeypatch.setattr(srgan, "_step_seconds", lambda _r, _d, name, by=seconds: by[name])
-        assert srgan._training_precision(recipe, torch.device("cpu")) == chosen
 
 
 def test_a_share_of_the_start_may_stay_in_the_export(recipe, tmp_path):

@@ -9,15 +9,15 @@ once it can tell fidelity's output from originals, stands in for the VGG feature
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from vidsr.engines.precision import DTYPES, Precision, fastest_precision
+from vidsr.engines.precision import DTYPES, Precision
 from vidsr.evaluation.metrics import enlarge, mean_psnr, psnr_y, shrink, to_picture
 from vidsr.models.card import sha256_of
 from vidsr.models.load import build, load, resolve
@@ -34,11 +34,11 @@ from vidsr.training.losses import (
     haar_difference,
     open_content_loss,
 )
+from vidsr.training.precision import training_precision
 from vidsr.training.recipe import UpscaleRecipe, as_options
 from vidsr.training.run import (
     Losses,
     Run,
-    Trainee,
     TrainProgress,
     begin,
     loop,
@@ -47,7 +47,6 @@ from vidsr.training.run import (
 )
 
 EXAM_SIDE = 256  # pixels of a validation crop
-TIMED_STEPS = 3  # to choose between fp32 and bf16
 
 
 def train(
@@ -79,7 +78,7 @@ def train(
     crops = _crops(recipe, device)
     exam = _validation_crops(recipe)
     stored = stored_facts(run_dir).get("precision") if resume else None
-    precision = stored or _training_precision(recipe, device)
+    precision = stored or _precision(recipe, device)
     trainee = _trainee(recipe, device, precision)
     generator = torch.Generator().manual_seed(recipe.seed)
     facts = {"precision": precision, "recipe": plain(as_options(recipe))}
@@ -296,33 +295,12 @@ def _initial(recipe: UpscaleRecipe) -> nn.Module:
     return grow(load(*resolve(recipe.init)), network) if recipe.init else network
 
 
-def _training_precision(recipe: UpscaleRecipe, device: torch.device) -> Precision:
-    """The faster format with fp32's exponents: fp16 loses gradients of 1e-6, as ours are.
-
-    On a processor bf16 must win twice: in one convolution, which costs little to try even where
-    it is emulated, and then in whole steps of this training.
-    """
-    if recipe.precision != "auto":
-        return recipe.precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if fastest_precision(device) == "fp32":
-        return "fp32"
-    return min(("fp32", "bf16"), key=lambda name: _step_seconds(recipe, device, name))
-
-
-def _step_seconds(recipe: UpscaleRecipe, device: torch.device, precision: Precision) -> float:
-    """The shortest of a few steps on noise."""
-    trainee: Trainee = _trainee(recipe, device, precision)
-    side = recipe.patch
-    low_res = torch.rand(recipe.batch, 3, side, side)
-    high_res = torch.rand(recipe.batch, 3, side * recipe.scale, side * recipe.scale)
-    seconds = []
-    for _ in range(TIMED_STEPS):
-        start = time.perf_counter()
-        trainee.step(low_res, high_res, trainee.first_typical_step)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+def _precision(recipe: UpscaleRecipe, device: torch.device) -> Precision:
+    """What was asked for, or the faster one on noise."""
+    low_res = torch.rand(recipe.batch, 3, recipe.patch, recipe.patch)
+    high_res = torch.rand(recipe.batch, 3, *(recipe.patch * recipe.scale,) * 2)
+    make = partial(_trainee, recipe, device)
+    return training_precision(recipe.precision, device, make, low_res, high_res)
 
 
 def _validation_crops(recipe: UpscaleRecipe) -> list[Tensor]:
