@@ -297,8 +297,9 @@ def _initial(recipe: UpscaleRecipe) -> nn.Module:
 
 def _precision(recipe: UpscaleRecipe, device: torch.device) -> Precision:
     """What was asked for, or the faster one on noise."""
-    low_res = torch.rand(recipe.batch, 3, recipe.patch, recipe.patch)
-    high_res = torch.rand(recipe.batch, 3, *(recipe.patch * recipe.scale,) * 2)
+    noise = torch.Generator()
+    low_res = torch.rand(recipe.batch, 3, recipe.patch, recipe.patch, generator=noise)
+    high_res = torch.rand(recipe.batch, 3, *(recipe.patch * recipe.scale,) * 2, generator=noise)
     make = partial(_trainee, recipe, device)
     return training_precision(recipe.precision, device, make, low_res, high_res)
 
