@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -45,6 +46,7 @@ def recipe(tmp_path, monkeypatch):
         unbalance=0.0,
         gain=100,
         critic_channels=8,
+        precision="fp32",  # measured, it may differ from run to run on a busy machine
         license="CC0-1.0",
         report_every_seconds=0,
         checkpoint_every_seconds=0,
@@ -86,6 +88,14 @@ def test_a_resumed_run_is_the_uninterrupted_one(request, recipe, tmp_path, stage
     ours = read_state(tmp_path / "stopped" / "tiny.safetensors")
     theirs = read_state(tmp_path / "whole" / "tiny.safetensors")
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_a_run_keeps_the_precision_that_it_was_begun_with(recipe, tmp_path):
+    interrupted(dataclasses.replace(recipe, precision="bf16"), tmp_path / "run", 2)
+    list(train(recipe, tmp_path / "run", resume=True))
+    facts = json.loads((tmp_path / "run" / "checkpoint.json").read_text())
+    assert facts["precision"] == "bf16"
+    assert all(map(math.isfinite, losses_of(tmp_path / "run")))
 
 
 def test_training_lowers_the_loss(recipe, tmp_path):

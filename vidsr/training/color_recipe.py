@@ -10,6 +10,7 @@ from typing import Literal
 from vidsr.errors import RequestError
 from vidsr.models.pix2pix import MULTIPLE, Pix2PixOptions
 from vidsr.training.patchgan import SMALLEST_SIDE
+from vidsr.training.precision import Asked
 from vidsr.training.recipe import check_positive, checked_options, merged_options
 from vidsr.training.run import Budget
 
@@ -32,6 +33,7 @@ class ColorizeRecipe:
     side: int = 160  # short side in pixels that pictures are made small to
     patch: int = 96  # side of what the generator sees in pixels; a multiple of 16
     batch: int = 16
+    precision: Asked = "auto"  # auto measures a step of each
     learning_rate: float = 8e-4  # at its peak; AdamW (Loshchilov and Hutter 2019)
     weight_decay: float = 0.02
     dropout: float = 0.1  # share of the bottom's channels

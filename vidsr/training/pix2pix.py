@@ -21,12 +21,14 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidsr.engines.precision import DTYPES, Precision
 from vidsr.errors import ModelError
 from vidsr.models.card import ModelCard, sha256_of
 from vidsr.models.load import load, resolve
@@ -38,8 +40,9 @@ from vidsr.training.color_exam import ColorExam
 from vidsr.training.color_recipe import ColorizeRecipe
 from vidsr.training.losses import discriminator_loss, generator_loss, l1
 from vidsr.training.patchgan import PatchDiscriminator
+from vidsr.training.precision import training_precision
 from vidsr.training.recipe import as_options
-from vidsr.training.run import Losses, Run, TrainProgress, begin, loop, plain
+from vidsr.training.run import Losses, Run, TrainProgress, begin, loop, plain, stored_facts
 
 EXAM_SIDE = 128  # short side of a validation picture in pixels
 _STEADY = 20.0  # of the squared error beside the cross entropy; makes them of one size at the start
@@ -55,8 +58,9 @@ def train(
 ) -> Iterator[TrainProgress]:
     """Train, reporting as it goes; the last report comes when weights and card are written.
 
-    A resumed run draws the same crops and gives the same losses as an uninterrupted one. With
-    validation pictures it stops before its time when it gets no better (`patience`).
+    A resumed run draws the same crops and gives the same losses as an uninterrupted one, in the
+    precision that it was begun with. With validation pictures it stops before its time when it gets
+    no better (`patience`).
 
     Args:
         recipe: what to train.
@@ -75,9 +79,14 @@ def train(
     pictures = load_small(recipe.data, side=recipe.side)
     crops = ColorCrops(pictures, recipe.patch, recipe.batch, recipe.aged)
     exam = ColorExam.of(recipe.validation, EXAM_SIDE, device) if recipe.validation else None
-    trainee = _trainee(recipe, pictures, device)
+    stored = stored_facts(run_dir).get("precision") if resume else None
+    make = partial(_trainee, recipe, _prior(recipe, pictures), device)
+    batch = crops.draw(torch.Generator())
+    precision = stored or training_precision(recipe.precision, device, make, *batch)
+    trainee = make(precision)
     generator = torch.Generator().manual_seed(recipe.seed)
-    run = Run(run_dir, trainee, generator, {"recipe": plain(as_options(recipe))})
+    facts = {"precision": precision, "recipe": plain(as_options(recipe))}
+    run = Run(run_dir, trainee, generator, facts)
     if resume:
         run.restore()
 
@@ -97,8 +106,10 @@ class Pretraining:
 
     first_typical_step = 0
 
-    def __init__(self, recipe: ColorizeRecipe, prior: Tensor, device: torch.device) -> None:
-        self.recipe, self.device = recipe, device
+    def __init__(
+        self, recipe: ColorizeRecipe, prior: Tensor, device: torch.device, precision: Precision
+    ) -> None:
+        self.recipe, self.device, self.precision = recipe, device, precision
         self.network = _initial(recipe).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.network).requires_grad_(False).eval()  # noqa: FBT003
         self.best = copy.deepcopy(self.average)
@@ -115,8 +126,8 @@ class Pretraining:
 
     def step(self, inputs: Tensor, targets: Tensor, number: int) -> Losses:
         """See `Trainee`."""
-        with self._dice(number):
-            logits = self.network.logits(self._placed(inputs))
+        with self._dice(number), self._autocast():
+            logits = self.network.logits(self._placed(inputs)).float()
         entropy, error = self.classes.losses(logits, self.network.colors, targets.to(self.device))
         loss = self.recipe.entropy * entropy + _STEADY * error
         self.follow(loss, number)
@@ -141,6 +152,10 @@ class Pretraining:
         with torch.no_grad():
             torch._foreach_lerp_(averages, weights, 1 - decay)
 
+    def _autocast(self) -> torch.autocast:
+        half = self.precision != "fp32"
+        return torch.autocast(self.device.type, dtype=DTYPES[self.precision], enabled=half)
+
     def _placed(self, pictures: Tensor) -> Tensor:
         return pictures.to(self.device).contiguous(memory_format=torch.channels_last)
 
@@ -155,8 +170,10 @@ class Pretraining:
 class Adversarial(Pretraining):
     """Pix2Pix: 100 x L1, and a critic that tells real colors of a picture from made ones."""
 
-    def __init__(self, recipe: ColorizeRecipe, prior: Tensor, device: torch.device) -> None:
-        super().__init__(recipe, prior, device)
+    def __init__(
+        self, recipe: ColorizeRecipe, prior: Tensor, device: torch.device, precision: Precision
+    ) -> None:
+        super().__init__(recipe, prior, device, precision)
         self.critic = PatchDiscriminator(recipe.critic_channels).to(device)
         self.modules["critic"] = self.critic
         # As published (section 3.3): Adam with a short memory of the gradient.
@@ -177,8 +194,8 @@ class Adversarial(Pretraining):
         """See `Trainee`."""
         lightness, ab = self._placed(inputs), targets.to(self.device)
         small = F.avg_pool2d(lightness, 2)
-        with self._dice(number):
-            made = self.network(lightness)
+        with self._dice(number), self._autocast():
+            made = self.network(lightness).float()
         self.critic.requires_grad_(False)  # noqa: FBT003 - torch's own signature
         opinion = generator_loss(self.critic(small, made))
         distance = l1(made, ab)
@@ -244,15 +261,19 @@ def export(run: Run, trainee: Pretraining, recipe: ColorizeRecipe, exam: ColorEx
         card.write(part)
 
 
+def _prior(recipe: ColorizeRecipe, pictures: list[Tensor]) -> Tensor:
+    """How often each color is among the pictures."""
+    crops = ColorCrops(pictures, recipe.patch, min(_PRIOR_PICTURES, 2 * len(pictures)))
+    return class_prior(crops.draw(torch.Generator().manual_seed(recipe.seed))[1])
+
+
 def _trainee(
-    recipe: ColorizeRecipe, pictures: list[Tensor], device: torch.device
+    recipe: ColorizeRecipe, prior: Tensor, device: torch.device, precision: Precision
 ) -> Pretraining | Adversarial:
     kind = Adversarial if recipe.stage == "adversarial" else Pretraining
-    generator = torch.Generator().manual_seed(recipe.seed)
-    crops = ColorCrops(pictures, recipe.patch, min(_PRIOR_PICTURES, 2 * len(pictures)))
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers are left alone
         torch.manual_seed(recipe.seed)
-        return kind(recipe, class_prior(crops.draw(generator)[1]), device)
+        return kind(recipe, prior, device, precision)
 
 
 def _initial(recipe: ColorizeRecipe) -> Pix2PixGenerator:

@@ -17,6 +17,7 @@ from vidsr.errors import RequestError
 from vidsr.models.card import ModelCard
 from vidsr.models.load import build
 from vidsr.training.data import Degradation
+from vidsr.training.precision import Asked
 from vidsr.training.run import Budget, stored_facts
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class UpscaleRecipe:
     learning_rate: float = 1e-3  # at its peak; Adam (Kingma and Ba 2015)
     ema: float = 0.999  # decay of the averaged weights, per step
     seed: int = 0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto measures a step of each
+    precision: Asked = "auto"  # auto measures a step of each
     content: str = "charbonnier"  # or "l1", or "basicsr:<class>"
     edge_weight: float = 0.0  # of the edges' strength, beside 1 for the content loss
     haar_weight: float = 0.0  # of the difference in Haar responses, beside 1 too
