@@ -100,17 +100,17 @@ def test_a_run_keeps_the_precision_that_it_was_begun_with(recipe, tmp_path):
 
 def test_training_lowers_the_loss(recipe, tmp_path):
     longer = dataclasses.replace(
-        recipe, steps=60, learning_rate=0.05, validation=(), checkpoint_every_seconds=60
+        recipe, steps=100, learning_rate=0.05, validation=(), checkpoint_every_seconds=60
     )
     losses = [report.loss for report in train(longer, tmp_path / "run")]
     # Two pictures are soon known; how soon is the batches' luck.
-    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+    assert sum(losses[-10:]) < 0.85 * sum(losses[:10])
 
 
-def test_without_entropy_the_squared_error_alone_teaches(recipe, tmp_path):
+def test_without_entropy_the_error_of_the_mean_color_alone_teaches(recipe, tmp_path):
     list(train(dataclasses.replace(recipe, entropy=0.0), tmp_path / "run"))
     for entry in json.loads((tmp_path / "run" / "checkpoint.json").read_text())["log"]:
-        assert entry["loss"] == pytest.approx(20 * entry["error"], rel=1e-5)
+        assert entry["loss"] == pytest.approx(entry["error"], rel=1e-5)
 
 
 def test_the_adversarial_stage_moves_both_networks(adversarial, tmp_path):

@@ -15,6 +15,9 @@ from vidsr.models.pix2pix import NODES
 
 _MIXED = 0.5  # share of the uniform distribution that evens out the prior (lambda in the paper)
 _SIDE = len(NODES)
+_SMALL = (
+    3e-3  # mean squared error in `AB_SCALE` (6 of CIE's units) below which less is worth little
+)
 
 
 class ColorClasses(nn.Module):
@@ -35,9 +38,10 @@ class ColorClasses(nn.Module):
         self.register_buffer("nodes", torch.tensor(NODES), persistent=False)
 
     def losses(self, logits: Tensor, colors: Tensor, ab: Tensor) -> tuple[Tensor, Tensor]:
-        """Rebalanced cross entropy, and squared error of the mean color under the same weights.
+        """Rebalanced cross entropy, and the error of the mean color under the same weights.
 
-        Both are least for the same distribution: the second only steadies the first.
+        The second is a logarithm of each picture's mean squared error, as PSNR is: in a plain mean
+        a few pictures of strong colors count for all others, which are then tinted alike.
 
         Args:
             logits: (N,h,w,169).
@@ -48,8 +52,9 @@ class ColorClasses(nn.Module):
         weights = (self.weights[places] * shares).sum(-1)
         log_probabilities = logits.log_softmax(-1)
         entropy = -(log_probabilities.gather(-1, places) * shares).sum(-1)
-        error = (log_probabilities.exp() @ colors - ab.permute(0, 2, 3, 1)).square().sum(-1)
-        return (weights * entropy).mean(), (weights * error).mean()
+        squares = (log_probabilities.exp() @ colors - ab.permute(0, 2, 3, 1)).square().sum(-1)
+        errors = (weights * squares).mean(dim=(1, 2))
+        return (weights * entropy).mean(), (errors / _SMALL).log1p().mean()
 
 
 def class_prior(colors: Tensor) -> Tensor:

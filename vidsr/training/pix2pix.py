@@ -1,9 +1,9 @@
 """The colorization recipe: data, stages, export. Reads top to bottom.
 
-Two stages. "pretrain" teaches which colors are likely where (rebalanced classification, see
-`color_classes`). "adversarial" is Pix2Pix as published (Isola et al. 2017, arXiv:1611.07004): a
-PatchGAN beside 100 x L1. It begins from pretrained weights and is to be short: what a critic adds
-after that is noise (DeOldify's "NoGAN").
+Two stages. "pretrain" teaches which colors are likely where (rebalanced classification, the error
+of the mean color, or both: see `color_classes`). "adversarial" is Pix2Pix as published (Isola et
+al. 2017, arXiv:1611.07004): a PatchGAN beside 100 x L1. It begins from pretrained weights and is to
+be short: what a critic adds after that is noise (DeOldify's "NoGAN").
 
 Why a distribution and not ab itself: squared error finds the mean color, and a mean times a factor
 strengthens what is doubtful too. A distribution can be sharpened after the training (`sharpen`):
@@ -45,7 +45,6 @@ from vidsr.training.recipe import as_options
 from vidsr.training.run import Losses, Run, TrainProgress, begin, loop, plain, stored_facts
 
 EXAM_SIDE = 128  # short side of a validation picture in pixels
-_STEADY = 20.0  # of the squared error beside the cross entropy; makes them of one size at the start
 _PRIOR_PICTURES = 400  # enough to know how often each color is
 
 
@@ -129,7 +128,7 @@ class Pretraining:
         with self._dice(number), self._autocast():
             logits = self.network.logits(self._placed(inputs)).float()
         entropy, error = self.classes.losses(logits, self.network.colors, targets.to(self.device))
-        loss = self.recipe.entropy * entropy + _STEADY * error
+        loss = self.recipe.entropy * entropy + error
         self.follow(loss, number)
         return {"loss": loss.detach(), "entropy": entropy.detach(), "error": error.detach()}
 
