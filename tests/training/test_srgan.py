@@ -10,7 +10,7 @@ from PIL import Image
 from vidsr.errors import MediaError, ModelError, RequestError
 from vidsr.models.card import ModelCard, sha256_of
 from vidsr.models.load import load, read_state
-from vidsr.training import checkpoint, precision, run
+from vidsr.training import checkpoint, precision, run, srgan
 from vidsr.training.recipe import UpscaleRecipe, one_recipe
 from vidsr.training.srgan import train
 
@@ -166,6 +166,22 @@ def test_a_diverged_training_stops_before_it_spoils_the_checkpoint(recipe, tmp_p
     with pytest.raises(RequestError, match="diverged"):
         list(train(hot, tmp_path / "run"))
     assert all(math.isfinite(loss) for loss in losses_of(tmp_path / "run"))
+
+
+def test_a_loss_beyond_all_measure_is_a_divergence_too(recipe, tmp_path, monkeypatch):
+    step = srgan.Fidelity.step
+
+    def blown_up(self, low_res, high_res, number):
+        losses = step(self, low_res, high_res, number)
+        return {"loss": losses["loss"] * (1e4 if number == 40 else 1)}
+
+    monkeypatch.setattr(srgan.Fidelity, "step", blown_up)
+    with pytest.raises(RequestError, match=r"diverged before step 41 .*--resume"):
+        list(train(dataclasses.replace(recipe, steps=60), tmp_path / "run"))
+    assert max(losses_of(tmp_path / "run")) < 1
+    monkeypatch.undo()
+    *_, last = train(dataclasses.replace(recipe, steps=60), tmp_path / "run", resume=True)
+    assert last.step == 60
 
 
 def test_an_unwritable_run_folder_is_one_sentence(recipe, tmp_path):

@@ -38,6 +38,7 @@ from vidsr.training.color_classes import ColorClasses, class_prior
 from vidsr.training.color_data import ColorCrops, load_small
 from vidsr.training.color_exam import ColorExam
 from vidsr.training.color_recipe import ColorizeRecipe
+from vidsr.training.descent import early_decay, follow
 from vidsr.training.losses import discriminator_loss, generator_loss, l1
 from vidsr.training.patchgan import PatchDiscriminator
 from vidsr.training.precision import training_precision
@@ -140,16 +141,9 @@ class Pretraining:
         return copied
 
     def follow(self, loss: Tensor, number: int) -> None:
-        """One step of the generator down the gradient, and its average after it."""
-        optimizer = self.optimizers["optimizer"]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        decay = min(self.recipe.ema, number / (number + 10))  # follows closely at the start
-        averages: list[Tensor] = list(self.average.parameters())
-        weights: list[Tensor] = list(self.network.parameters())
-        with torch.no_grad():
-            torch._foreach_lerp_(averages, weights, 1 - decay)
+        """One step of the generator, and its average after it."""
+        decay = early_decay(self.recipe.ema, number)
+        follow(loss, self.network, self.average, self.optimizers["optimizer"], decay)
 
     def _autocast(self) -> torch.autocast:
         half = self.precision != "fp32"

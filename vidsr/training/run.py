@@ -9,6 +9,7 @@ import csv
 import json
 import logging
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -26,6 +27,8 @@ from vidsr.training import checkpoint
 log = logging.getLogger("vidsr.training")
 
 WARM_UP_STEPS = 8  # before the length of a run of so many minutes is settled
+LOST = 100.0  # times the usual loss: a training that is there never comes back
+USUAL = 20  # reports, before that is known
 LEARNING_WARM_UP = 100  # steps over which the learning rate rises to its peak
 
 Losses = dict[str, Tensor]  # the first is the one that is reported; scalars, not synchronized
@@ -268,6 +271,11 @@ class _Clock:
         left = minutes * 60 - run.seconds
         return run.step + max(1, int(left / per_step))
 
+    def _is_lost(self, loss: float) -> bool:
+        """Whether a loss is so far above the usual that the weights are ruined."""
+        usual = [abs(entry["loss"]) for entry in self.run.log]
+        return len(usual) >= USUAL and loss > LOST * statistics.median(usual)
+
     def report_due(self) -> bool:
         return time.monotonic() - self.reported >= self.budget.report_every_seconds
 
@@ -275,7 +283,7 @@ class _Clock:
         """The progress since the last report, which is also logged in the run.
 
         Raises:
-            RequestError: the loss is not a number any more.
+            RequestError: the loss is not a number any more, or beyond all measure.
         """
         run, now = self.run, time.monotonic()
         if not self.losses:  # a finished run was resumed
@@ -286,10 +294,10 @@ class _Clock:
         same = [losses for losses in self.losses if list(losses) == names]
         means = {name: float(torch.stack([x[name] for x in same]).mean()) for name in names}
         loss = means[names[0]]
-        if not math.isfinite(loss):
+        if not math.isfinite(loss) or self._is_lost(loss):
             raise RequestError(
-                f"the training diverged before step {run.step} (loss {loss}); begin it again with "
-                "a lower learning rate"
+                f"the training diverged before step {run.step} (loss {loss:g}); go on from its "
+                "last checkpoint with --resume, or begin it again with a lower learning rate"
             )
         elapsed = max(now - self.reported, 1e-9)
         rate = len(self.losses) / elapsed

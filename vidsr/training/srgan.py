@@ -23,6 +23,7 @@ from vidsr.models.card import sha256_of
 from vidsr.models.load import build, load, resolve
 from vidsr.training import checkpoint
 from vidsr.training.data import Crops, load_pictures
+from vidsr.training.descent import early_decay, follow
 from vidsr.training.discriminators import open_discriminator
 from vidsr.training.growth import grow
 from vidsr.training.losses import (
@@ -140,16 +141,9 @@ class Fidelity:
         return output.float()
 
     def follow(self, loss: Tensor, number: int) -> None:
-        """One step of the generator down the gradient, and its average after it."""
-        optimizer = self.optimizers["optimizer"]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        decay = min(self.recipe.ema, number / (number + 10))  # follows closely at the start
-        averages: list[Tensor] = list(self.average.parameters())
-        weights: list[Tensor] = list(self.network.parameters())
-        with torch.no_grad():
-            torch._foreach_lerp_(averages, weights, 1 - decay)
+        """One step of the generator, and its average after it."""
+        decay = early_decay(self.recipe.ema, number)
+        follow(loss, self.network, self.average, self.optimizers["optimizer"], decay)
 
 
 class Perceptual(Fidelity):

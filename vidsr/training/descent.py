@@ -1,0 +1,40 @@
+"""One step of a generator, as every training here makes it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+LARGEST = 5.0  # norm of a gradient; usual ones have 1 to 5, and without norms in the network one
+# that was a thousand times as large ended a training after 3,800 good steps
+
+
+def follow(
+    loss: Tensor,
+    network: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    decay: float,
+) -> None:
+    """Go down the gradient, which is clipped, and let the average follow.
+
+    Args:
+        loss: scalar.
+        network: its weights are moved.
+        average: the same network; its weights near the moved ones.
+        optimizer: of the network's weights.
+        decay: how much of the average stays.
+    """
+    averages: list[Tensor] = list(average.parameters())
+    weights: list[Tensor] = list(network.parameters())
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(weights, LARGEST)
+    optimizer.step()
+    with torch.no_grad():
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+
+
+def early_decay(decay: float, step: int) -> float:
+    """The decay of an average that follows closely at the start."""
+    return min(decay, step / (step + 10))
