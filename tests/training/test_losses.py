@@ -10,11 +10,9 @@ from vidsr.errors import RequestError
 from vidsr.training.discriminators import open_discriminator
 from vidsr.training.losses import (
     CriticFeatures,
-    artifact_weight,
     charbonnier,
     color_consistency,
     discriminator_loss,
-    edge_strength,
     feature_matching,
     generator_loss,
     haar_difference,
@@ -119,14 +117,6 @@ def test_detail_is_free_but_a_tint_is_not():
     assert color_consistency(target + tint, target).item() == pytest.approx(0.02, abs=1e-6)
 
 
-def test_the_strength_of_an_edge_counts_and_not_its_direction():
-    ramp = torch.arange(16.0).expand(1, 3, 16, 16) / 20
-    assert edge_strength(ramp, ramp) == 0
-    assert edge_strength(ramp.flip(-1), ramp) < 1e-6
-    assert edge_strength(ramp.transpose(-1, -2), ramp) < 1e-6
-    assert edge_strength(ramp / 2, ramp).item() == pytest.approx(1 / 40, rel=1e-3)  # 1/20 a pixel
-
-
 def test_haar_responses_are_compared_by_their_magnitude():
     noise = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     assert haar_difference(noise, noise).item() == pytest.approx(0, abs=1e-6)
@@ -142,41 +132,6 @@ def test_haar_responses_of_a_blurred_picture_pull_it_towards_contrast():
     assert contrast.grad < 0
 
 
-def test_where_nothing_is_an_edges_strength_has_a_gradient_of_zero():
-    flat = torch.full((1, 3, 8, 8), 0.5, requires_grad=True)
-    edge_strength(flat, torch.full((1, 3, 8, 8), 0.2)).backward()
-    assert torch.equal(flat.grad, torch.zeros_like(flat))
-
-
-def test_artifact_weights_follow_the_formula():
-    output, average, target = pictures(1), pictures(2), pictures(3)
-    weight = artifact_weight(output, average, target)
-    assert weight.shape == (2, 1, 24, 32)
-    residual = (output - target).abs().sum(1, keepdim=True)
-    windows = F.pad(residual, (3, 3, 3, 3), mode="reflect").unfold(2, 7, 1).unfold(3, 7, 1)
-    local = windows.var(dim=(-1, -2), correction=0)
-    overall = torch.stack([picture.var() for picture in residual]) ** 0.2
-    worse = residual >= (average - target).abs().sum(1, keepdim=True)
-    expected = torch.where(worse, overall[:, None, None, None] * local, 0)
-    assert torch.allclose(weight, expected, atol=1e-5)
-    assert 0.2 < worse.float().mean() < 0.8
-
-
-def test_only_where_the_output_is_worse_than_the_average_it_is_an_artifact():
-    target = torch.full((1, 3, 16, 16), 0.5)
-    spoiled = target.clone()
-    spoiled[:, :, 8, 8] = 1
-    weight = artifact_weight(spoiled, target + 0.1, target)
-    assert weight[0, 0, 8, 8] > 0
-    assert (weight > 0).sum() == 1
-    assert artifact_weight(target, spoiled, target).sum() == 0
-
-
-def test_artifact_weights_carry_no_gradient():
-    output = pictures(1).requires_grad_()
-    assert not artifact_weight(output, pictures(2), pictures(3)).requires_grad
-
-
 def test_losses_are_fp32_whatever_comes_in():
     half, target = pictures(1).bfloat16(), pictures(2)
     losses = [
@@ -186,7 +141,6 @@ def test_losses_are_fp32_whatever_comes_in():
         feature_matching([half], [half]),
         discriminator_loss(half, half),
         generator_loss(half),
-        artifact_weight(half, half, target),
     ]
     assert {loss.dtype for loss in losses} == {torch.float32}
 

@@ -19,8 +19,6 @@ from vidsr.training.discriminators import Discriminator, basicsr_door
 
 ContentLoss = Callable[[Tensor, Tensor], Tensor]  # (output, target) -> loss
 _BASICSR_NAMES = ("CharbonnierLoss", "L1Loss", "MSELoss")
-_ARTIFACT_WINDOW = 7  # pixels, n of LDL's local variance
-_SMOOTH = 1e-3  # below this steepness, in values per pixel, its root is smooth
 _COLOR_CELL = 8  # pixels, side of the areas whose mean color must stay
 
 
@@ -91,22 +89,6 @@ def color_consistency(output: Tensor, target: Tensor) -> Tensor:
     return l1(F.avg_pool2d(output.float(), _COLOR_CELL), F.avg_pool2d(target.float(), _COLOR_CELL))
 
 
-def edge_strength(output: Tensor, target: Tensor) -> Tensor:
-    """L1 between the magnitudes of both gradients, per color and in values per pixel.
-
-    A pixel loss blurs an edge whose place is uncertain; this one asks only how steep it is there.
-    Source: SPSR (Ma et al. 2020, arXiv:2003.13081, section 3.2, the loss in the gradient space).
-    """
-    return l1(_steepness(output.float()), _steepness(target.float()))
-
-
-def _steepness(pictures: Tensor) -> Tensor:
-    """The gradient's magnitude (N,3,H-2,W-2), by central differences."""
-    across = (pictures[..., 1:-1, 2:] - pictures[..., 1:-1, :-2]) / 2
-    along = (pictures[..., 2:, 1:-1] - pictures[..., :-2, 1:-1]) / 2
-    return (across.square() + along.square() + _SMOOTH**2).sqrt()
-
-
 def haar_difference(output: Tensor, target: Tensor) -> Tensor:
     """1 less the likeness of both lumas' Haar responses, weighed by the coarse ones: 0 if equal.
 
@@ -132,36 +114,9 @@ def _luma_codes(pictures: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def artifact_weight(output: Tensor, average_output: Tensor, target: Tensor) -> Tensor:
-    """How much each pixel looks like an artifact: (N,1,H,W), zero or above, without gradient.
-
-    Source: LDL (Liang et al. 2022, arXiv:2203.09195, section 3): the variance of the residual
-    around the pixel, times that of the whole picture to the power 1/5, and zero where the output
-    is nearer to the target than that of the averaged weights, which is the steadier one. It is to
-    be multiplied with a pixelwise error.
-
-    Args:
-        output: of the generator.
-        average_output: of its exponential moving average, for the same input.
-        target: the original; all three (N,3,H,W), H and W above 3.
-    """
-    residual = _residual(output, target)
-    local = _local_variance(residual)
-    overall = residual.var(dim=(1, 2, 3), keepdim=True) ** (1 / 5)
-    return overall * local * (residual >= _residual(average_output, target))
-
-
 def _residual(output: Tensor, target: Tensor) -> Tensor:
     """Absolute error summed over the colors, (N,1,H,W)."""
     return (output.float() - target.float()).abs().sum(dim=1, keepdim=True)
-
-
-def _local_variance(values: Tensor) -> Tensor:
-    margin = _ARTIFACT_WINDOW // 2
-    padded = F.pad(values, (margin,) * 4, mode="reflect")
-    mean = F.avg_pool2d(padded, _ARTIFACT_WINDOW, stride=1)
-    square = F.avg_pool2d(padded.square(), _ARTIFACT_WINDOW, stride=1)
-    return (square - mean.square()).clamp(min=0)  # rounding may lead below
 
 
 def open_content_loss(name: str) -> ContentLoss:

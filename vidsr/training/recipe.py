@@ -51,7 +51,6 @@ class UpscaleRecipe:
     seed: int = 0
     precision: Asked = "auto"  # auto measures a step of each
     content: str = "charbonnier"  # or "l1", or "basicsr:<class>"
-    edge_weight: float = 0.0  # of the edges' strength, beside 1 for the content loss
     haar_weight: float = 0.0  # of the difference in Haar responses, beside 1 too
     # The perceptual stage; the weights stand beside 1 for the content loss.
     critic: str = "unet"  # or "vgg", or "basicsr:<class>"
@@ -73,9 +72,8 @@ class UpscaleRecipe:
             raise RequestError(f"scale {self.scale} cannot be trained; 2, 3 or 4 can")
         if not 0 <= self.ema < 1:
             raise RequestError(f"ema {self.ema} is no decay; it lies in [0, 1)")
-        for name in ("edge_weight", "haar_weight"):
-            if getattr(self, name) < 0:
-                raise RequestError(f"{name} {getattr(self, name)} is below zero")
+        if self.haar_weight < 0:
+            raise RequestError(f"haar_weight {self.haar_weight} is below zero")
         self._check_start()
         if not 0 < self.damaged_share < 1:
             raise RequestError(

@@ -30,7 +30,6 @@ from vidsr.training.losses import (
     CriticFeatures,
     color_consistency,
     discriminator_loss,
-    edge_strength,
     generator_loss,
     haar_difference,
     open_content_loss,
@@ -126,8 +125,6 @@ class Fidelity:
     def nearness(self, output: Tensor, high_res: Tensor) -> dict[str, Tensor]:
         """How far the output is from the original: by pixels and, as far as they count, detail."""
         parts = {"content": self.content(output, high_res)}
-        if weight := self.recipe.edge_weight:
-            parts["edges"] = weight * edge_strength(output, high_res)
         if weight := self.recipe.haar_weight:
             parts["haar"] = weight * haar_difference(output, high_res)
         return parts
@@ -223,7 +220,6 @@ def export(run: Run, recipe: UpscaleRecipe, measured: dict[str, float]) -> None:
         "perceptual": f"{recipe.content}, critic and its features",
     }
     loss = losses[recipe.stage]
-    loss += f" and {recipe.edge_weight:g} x edges" if recipe.edge_weight else ""
     loss += f" and {recipe.haar_weight:g} x Haar responses" if recipe.haar_weight else ""
     card = replace(
         recipe.card(),
