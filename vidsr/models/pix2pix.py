@@ -106,7 +106,11 @@ class Pix2PixGenerator(nn.Module):
 
     def forward(self, lightness: Tensor) -> Tensor:
         """The mean color of each place's distribution, strengthened by the gain."""
-        mean = self.logits(lightness).softmax(-1) @ self.colors
+        return self.answer(self.logits(lightness))
+
+    def answer(self, logits: Tensor) -> Tensor:
+        """What `forward` makes of its `logits`."""
+        mean = logits.softmax(-1) @ self.colors
         return mean.permute(0, 3, 1, 2) * (self.options.gain / 100)
 
 

@@ -15,9 +15,7 @@ from vidsr.models.pix2pix import NODES
 
 _MIXED = 0.5  # share of the uniform distribution that evens out the prior (lambda in the paper)
 _SIDE = len(NODES)
-_SMALL = (
-    3e-3  # mean squared error in `AB_SCALE` (6 of CIE's units) below which less is worth little
-)
+_SMALL = 3e-3  # mean squared error of a picture (6 of CIE's units) below which less hardly counts
 
 
 class ColorClasses(nn.Module):

@@ -126,8 +126,7 @@ class Pretraining:
 
     def step(self, inputs: Tensor, targets: Tensor, number: int) -> Losses:
         """See `Trainee`."""
-        with self._dice(number), self._autocast():
-            logits = self.network.logits(self._placed(inputs)).float()
+        logits = self._logits(self._placed(inputs), number)
         entropy, error = self.classes.losses(logits, self.network.colors, targets.to(self.device))
         loss = self.recipe.entropy * entropy + error
         self.follow(loss, number)
@@ -145,9 +144,13 @@ class Pretraining:
         decay = early_decay(self.recipe.ema, number)
         follow(loss, self.network, self.average, self.optimizers["optimizer"], decay)
 
-    def _autocast(self) -> torch.autocast:
+    def _logits(self, lightness: Tensor, number: int) -> Tensor:
+        """Those of the network, in fp32."""
         half = self.precision != "fp32"
-        return torch.autocast(self.device.type, dtype=DTYPES[self.precision], enabled=half)
+        autocast = torch.autocast(self.device.type, dtype=DTYPES[self.precision], enabled=half)
+        with self._dice(number), autocast:
+            logits: Tensor = self.network.logits(lightness)
+        return logits.float()
 
     def _placed(self, pictures: Tensor) -> Tensor:
         return pictures.to(self.device).contiguous(memory_format=torch.channels_last)
@@ -187,8 +190,7 @@ class Adversarial(Pretraining):
         """See `Trainee`."""
         lightness, ab = self._placed(inputs), targets.to(self.device)
         small = F.avg_pool2d(lightness, 2)
-        with self._dice(number), self._autocast():
-            made = self.network(lightness).float()
+        made = self.network.answer(self._logits(lightness, number))
         self.critic.requires_grad_(False)  # noqa: FBT003 - torch's own signature
         opinion = generator_loss(self.critic(small, made))
         distance = l1(made, ab)
