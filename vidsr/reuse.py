@@ -15,11 +15,11 @@ The pictures are the same with reuse and without, to the bit. That rests on one 
 picture, with the reach around it, must come out as it would in the whole. Convolutions on a
 processor are sums in an order that does not depend on the shape, unless it is so small that another
 routine takes it (torch's own below 20,480 numbers, oneDNN's above), or computed in blocks: then
-parts begin at whole blocks and are shown as many pixels more (Note [ncnn's own ways]). So `Upscale`
-tries out with the network at hand from which size on it is so. Where it is not (an engine with
-compiled shapes, a GPU that chooses its algorithm by the shape) the parts are whole tiles of the
-plan's grid, in the engine's own batches, and each tile depends on what it shows and on nothing
-else.
+parts begin at whole blocks and are shown as many pixels more (Note [ncnn's own ways]). So it is
+tried out with the network at hand, once for a machine, from which size on it is so. Where it is not
+(an engine with compiled shapes, a GPU that chooses its algorithm by the shape) the parts are whole
+tiles of the plan's grid, in the engine's own batches, and each tile depends on what it shows and on
+nothing else.
 
 Parts cost more than their share, since each needs its reach around it: (c + 2h)^2 for c^2. So what
 must be computed is covered by rectangles that are split only where that saves pixels, and where
