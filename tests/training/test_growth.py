@@ -41,6 +41,21 @@ def test_a_deeper_srgan_computes_what_the_shallow_one_did():
     torch.testing.assert_close(larger(picture), small(picture), atol=1e-6, rtol=0)
 
 
+def test_an_srgan_generator_for_x2_keeps_what_x4_knows_up_to_the_first_doubling():
+    large = SRGANGenerator(SRGANOptions(scale=4, channels=4, blocks=2))
+    small = SRGANGenerator(SRGANOptions(scale=2, channels=4, blocks=3))
+    fresh_tail = small.tail.weight.clone()
+    picture = torch.rand(1, 3, 6, 5)
+
+    grown = grow(large, small)
+
+    shallow, kept = large.head(picture), grown.head(picture)
+    before = large.upsample[0](shallow + large.fuse(large.trunk(shallow)))
+    after = grown.upsample[0](kept + grown.fuse(grown.trunk(kept)))
+    assert torch.equal(before, after)
+    assert torch.equal(grown.tail.weight, fresh_tail)
+
+
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_an_srgan_generator_can_begin_as_a_compact(scale):
     small = Compact(CompactOptions(scale=scale, channels=8, blocks=3))

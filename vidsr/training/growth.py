@@ -21,7 +21,9 @@ def grow(trained: nn.Module, larger: nn.Module) -> nn.Module:
 
     Networks of equal sizes are copied. A Compact may become wider and deeper, or an SRGAN generator
     of twice its width and more blocks than it has layers; an SRGAN generator may become deeper. A
-    Compact may also come down to a scale that divides its own: it computes the pixels' mean.
+    Compact may also come down to a scale that divides its own: it computes the pixels' mean. An
+    SRGAN generator of x4 may come down to x2, but computes nothing of use until it has learnt a new
+    last layer: what that is to make of the first doubling's features was the second's work.
 
     Raises:
         ModelError: another kind of network, a scale that does not fit, or a smaller one.
@@ -33,8 +35,8 @@ def grow(trained: nn.Module, larger: nn.Module) -> nn.Module:
             return _grow_compact(trained, larger)
     if isinstance(trained, SRGANGenerator) and isinstance(larger, SRGANGenerator):
         deeper, shallower = larger.options, trained.options
-        same = (deeper.channels, deeper.scale) == (shallower.channels, shallower.scale)
-        if same and deeper.blocks >= shallower.blocks:
+        fits = deeper.channels == shallower.channels and deeper.blocks >= shallower.blocks
+        if fits and (shallower.scale == deeper.scale or (shallower.scale, deeper.scale) == (4, 2)):
             return _grow_srgan(trained, larger)
     if isinstance(trained, Compact) and isinstance(larger, SRGANGenerator):
         chain, residual = trained.options, larger.options
@@ -43,8 +45,8 @@ def grow(trained: nn.Module, larger: nn.Module) -> nn.Module:
             return _embed(trained, larger)
     raise ModelError(
         f"a training of {_words(larger)} cannot start from {_words(trained)}; it must be of the "
-        "same scale (a Compact: a multiple), and of the same kind and no larger, or a Compact of "
-        "half the width at most"
+        "same scale (a Compact: a multiple; an SRGAN for x2: x4), and of the same kind and no "
+        "larger, or a Compact of half the width at most"
     )
 
 
@@ -102,7 +104,11 @@ def _bias(convolution: nn.Conv2d) -> Tensor:
 
 @torch.no_grad()
 def _grow_srgan(trained: SRGANGenerator, larger: SRGANGenerator) -> SRGANGenerator:
-    larger.load_state_dict({**larger.state_dict(), **trained.state_dict()})
+    kept = trained.state_dict()
+    if larger.options.scale < trained.options.scale:
+        after_doubling = ("upsample.1.", "tail.")
+        kept = {key: value for key, value in kept.items() if not key.startswith(after_doubling)}
+    larger.load_state_dict({**larger.state_dict(), **kept})
     blocks = [part for part in larger.trunk if isinstance(part, ResidualBlock)]
     for block in blocks[trained.options.blocks :]:
         block.conv2.weight.zero_()
