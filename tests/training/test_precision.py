@@ -36,5 +36,19 @@ def test_steps_are_timed_only_where_bf16_may_win(monkeypatch):
     assert training_precision("bf16", CPU, pytest.fail, torch.rand(1), torch.rand(1)) == "bf16"
 
 
-def test_the_shortest_of_some_steps_counts():
+def test_the_shortest_of_some_steps_counts_and_they_take_turns(monkeypatch):
+    calls = []
+    busy = iter([9, 1, 2, 9, 3, 9, 9, 9, 9, 9])  # seconds of fp32, bf16, fp32, ...
+
+    def step_seconds(trainee, *_):
+        calls.append(trainee.format_name)
+        return next(busy)
+
+    monkeypatch.setattr(precision, "fastest_precision", lambda _device: "bf16")
+    monkeypatch.setattr(precision, "_step_seconds", step_seconds)
+    assert training_precision("auto", CPU, Slow, torch.rand(1), torch.rand(1)) == "bf16"
+    assert calls == ["fp32", "bf16"] * precision.TIMED_STEPS
+
+
+def test_a_step_is_timed():
     assert 0 <= precision._step_seconds(Slow("fp32"), torch.rand(1), torch.rand(1)) < 1
