@@ -99,3 +99,28 @@ def test_a_whole_picture_fits_the_generator():
     lightness, lab = whole_pair(picture(0, 45, 70))
     assert lightness.shape == (1, 1, 48, 64)
     assert lab.shape == (1, 3, 24, 32)
+
+
+def test_some_patches_show_the_one_before_them_too_in_places_or_through_them():
+    red, blue = (
+        torch.tensor(color, dtype=torch.uint8)[:, None, None].expand(3, 40, 40)
+        for color in ([220, 30, 20], [10, 60, 200])
+    )
+    ends = [rgb_to_lab(flat[None].float() / 255)[0, 1:, 0, 0] for flat in (red, blue)]
+
+    def colors(mixed):
+        """By patch how many there are of ab, and whether the picture's own are among them."""
+        crops = ColorCrops([red, blue], patch=16, batch=64, aged=0, mixed=mixed)
+        _, ab = crops.draw(torch.Generator().manual_seed(0))
+        return [patch.flatten(1).T.mul(AB_SCALE).unique(dim=0) for patch in ab]
+
+    assert all(len(found) == 1 for found in colors(0.0))
+    found = colors(1.0)
+    in_places = [one for one in found if len(one) > 1]
+    through = [
+        one for one in found if len(one) == 1 and all((one - end).norm() > 1 for end in ends)
+    ]
+    assert in_places
+    assert through
+    for patch in in_places:
+        assert all(any((end - one).norm() < 1e-3 for one in patch) for end in ends)

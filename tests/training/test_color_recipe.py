@@ -51,6 +51,7 @@ def test_options_that_cannot_work_say_why(tmp_path, options, words):
         ({"stage": "adversarial", "init": "colorize"}, "patch 32: the adversarial stage needs"),
         ({"batch": 0}, "batch above zero, not 0"),
         ({"aged": 1.5}, "aged 1.5 is no share"),
+        ({"mixed": -0.1}, "mixed -0.1 is no share"),
         ({"entropy": -0.1}, "entropy -0.1 is below zero"),
         ({"data": ()}, "at least one folder"),
     ],

@@ -39,6 +39,7 @@ class ColorizeRecipe:
     dropout: float = 0.1  # share of the bottom's channels
     ema: float = 0.998  # decay of the averaged weights, per step
     aged: float = 1.0  # share of patches whose lightness is as old cameras and files made it
+    mixed: float = 0.5  # share of patches that show another picture too
     entropy: float = 1.0  # weight of the cross entropy, beside the squared error of the mean color
     rebalance: float = 0.5  # how much rare colors are favored: 0 not at all, 1 as in Zhang et al.
     # Of the export, and of the adversarial stage; chosen by the validation pictures. See `sharpen`.
@@ -62,11 +63,7 @@ class ColorizeRecipe:
             raise RequestError("a training needs a name and at least one folder of pictures")
         if self.patch % MULTIPLE or self.patch <= 0:
             raise RequestError(f"patch {self.patch} is no multiple of {MULTIPLE}")
-        for word in ("ema", "dropout"):
-            if not 0 <= getattr(self, word) < 1:
-                raise RequestError(f"{word} {getattr(self, word)} does not lie in [0, 1)")
-        if not 0 <= self.aged <= 1:
-            raise RequestError(f"aged {self.aged} is no share, in [0, 1]")
+        self._check_shares()
         if self.entropy < 0:
             raise RequestError(f"entropy {self.entropy} is below zero")
         if self.stage == "adversarial":
@@ -76,6 +73,14 @@ class ColorizeRecipe:
     def sizes(self) -> Pix2PixOptions:
         """Of the network to be trained."""
         return Pix2PixOptions(self.channels, self.blocks, self.gain)
+
+    def _check_shares(self) -> None:
+        for word in ("ema", "dropout"):
+            if not 0 <= getattr(self, word) < 1:
+                raise RequestError(f"{word} {getattr(self, word)} does not lie in [0, 1)")
+        for word in ("aged", "mixed"):
+            if not 0 <= getattr(self, word) <= 1:
+                raise RequestError(f"{word} {getattr(self, word)} is no share, in [0, 1]")
 
     def _check_adversarial(self) -> None:
         if not self.init:

@@ -77,7 +77,7 @@ def train(
     begin(run_dir, resume=resume)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pictures = load_small(recipe.data, side=recipe.side)
-    crops = ColorCrops(pictures, recipe.patch, recipe.batch, recipe.aged)
+    crops = ColorCrops(pictures, recipe.patch, recipe.batch, recipe.aged, recipe.mixed)
     exam = ColorExam.of(recipe.validation, EXAM_SIDE, device) if recipe.validation else None
     stored = stored_facts(run_dir).get("precision") if resume else None
     make = partial(_trainee, recipe, _prior(recipe, pictures), device)
