@@ -45,7 +45,6 @@ from vidsr.training.precision import training_precision
 from vidsr.training.recipe import as_options
 from vidsr.training.run import Losses, Run, TrainProgress, begin, loop, plain, stored_facts
 
-EXAM_SIDE = 128  # short side of a validation picture in pixels
 _PRIOR_PICTURES = 400  # enough to know how often each color is
 
 
@@ -78,7 +77,7 @@ def train(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pictures = load_small(recipe.data, side=recipe.side)
     crops = ColorCrops(pictures, recipe.patch, recipe.batch, recipe.aged, recipe.mixed)
-    exam = ColorExam.of(recipe.validation, EXAM_SIDE, device) if recipe.validation else None
+    exam = ColorExam.of(recipe.validation, recipe.patch, device) if recipe.validation else None
     stored = stored_facts(run_dir).get("precision") if resume else None
     make = partial(_trainee, recipe, _prior(recipe, pictures), device)
     batch = crops.draw(torch.Generator())
