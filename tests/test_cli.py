@@ -352,6 +352,19 @@ def test_evaluate_prints_a_json_line_a_folder(originals: Path) -> None:
     assert [picture["name"] for picture in reports[1]["pictures"]] == ["val/0.png", "val/1.png"]
 
 
+def test_evaluate_takes_the_fidelity_of_the_model_alone(originals: Path, photo: Path) -> None:
+    """`photo` is mixed with a twin by 0.75."""
+    words = ["--model", "photo-x4", "--against", "photo-x4", "--data", originals, "--json"]
+    result = vidsr_command("evaluate", "upscale", *words, "--fidelity", 0.75, "--device", "cpu")
+    mean = json.loads(result.stdout)["mean"]
+    assert mean["photo-x4, fidelity 0.75"] == mean["photo-x4"]
+    result = vidsr_command("evaluate", "upscale", *words, "--fidelity", 0, "--device", "cpu")
+    mean = json.loads(result.stdout)["mean"]
+    assert mean["photo-x4, fidelity 0"] != mean["photo-x4"]
+    sentence = refused(2, "evaluate", "upscale", *words[:-1], "--fidelity", 0, "--card")
+    assert sentence == "a card tells of the model's own fidelity: --card or --fidelity"
+
+
 def test_evaluate_writes_reports_and_the_card(originals: Path, tmp_path: Path, out: Path) -> None:
     words = ["--model", "fast-x2", "--data", originals, "--data", originals.parent, "--card"]
     result = vidsr_command("evaluate", "upscale", *words, "-o", out / "deep", "--device", "cpu")

@@ -17,6 +17,7 @@ from vidsr.training.losses import (
     generator_loss,
     haar_difference,
     l1,
+    lattice,
     open_content_loss,
 )
 
@@ -115,6 +116,24 @@ def test_detail_is_free_but_a_tint_is_not():
     assert color_consistency(target + checks, target) < 1e-6
     tint = torch.tensor([0.03, 0, -0.03])[:, None, None]
     assert color_consistency(target + tint, target).item() == pytest.approx(0.02, abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_a_lattice_of_the_scale_counts_and_texture_does_not(scale):
+    target = pictures(3, 2, 3, 16 * scale, 16 * scale)
+    texture = 0.02 * torch.randn(target.shape, generator=torch.Generator().manual_seed(1))
+    dot = torch.zeros(scale, scale)
+    dot[0, 0] = 0.02
+    dots = dot.tile(16, 16)
+
+    assert lattice(target, target, scale) == 0
+    assert lattice(target + 0.02, target, scale) < 1e-6  # a color, the same everywhere
+    share = 1 / scale**2
+    assert lattice(target + dots, target, scale).item() == pytest.approx(
+        0.02 * 2 * share * (1 - share), rel=1e-3
+    )
+    assert lattice(target + texture, target, scale) < 0.003  # it averages out
+    assert lattice(target[..., :scale, :scale], target[..., -scale:, -scale:], scale) > 0
 
 
 def test_haar_responses_are_compared_by_their_magnitude():

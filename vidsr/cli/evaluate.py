@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from vidsr.cli.screen import bar, console, last_of, print_json, reporting
-from vidsr.cli.words import CodecWord, Device, Json
+from vidsr.cli.words import CodecWord, Device, Fidelity, Json
 from vidsr.errors import RequestError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def evaluate_upscale(
     against: Annotated[
         list[str] | None, typer.Option(help="Another model of that scale; may be repeated.")
     ] = None,
+    fidelity: Fidelity = None,
     codec: Annotated[
         CodecWord | None, typer.Option(help="Compress the low-res pictures: h264 or hevc.")
     ] = None,
@@ -55,14 +56,17 @@ def evaluate_upscale(
 
     PSNR-Y in dB and SSIM-Y as in the literature; MS-SSIM, DSS and HaarPSI up to 1; NIQE, fitted on
     our own photographs, less is better; the steepness of lines, 1 is the original's; the shift of
-    colors in CIEDE2000. The best figures are bold.
+    colors in CIEDE2000. The best figures are bold. --fidelity is --model's; the models of --against
+    have their own.
     """
     with reporting(as_json):
         from vidsr.evaluation import report as reports
         from vidsr.evaluation.compare import ContactSheet
         from vidsr.evaluation.evaluate import evaluate_upscale, picture_paths
 
-        scale, stages = _open_upscalers(model, against or [], device)
+        if card and fidelity is not None:
+            raise RequestError("a card tells of the model's own fidelity: --card or --fidelity")
+        scale, stages = _open_upscalers(model, against or [], device, fidelity)
         request = _codec_request(codec, crf)
         card_file = reports.writable_card(_weights_of(model, scale)) if card else None
         sheets = [ContactSheet(scale) for _ in data]
@@ -199,22 +203,25 @@ def fit_niqe(
         console.print(f"wrote {output}: {model.about}", soft_wrap=True)
 
 
-def _open_upscalers(model: str, against: list[str], device: str) -> tuple[int, dict[str, Upscaler]]:
-    """Their common scale, and each by its name, `model` first."""
+def _open_upscalers(
+    model: str, against: list[str], device: str, fidelity: float | None
+) -> tuple[int, dict[str, Upscaler]]:
+    """Their common scale, and each by its name, `model`, which `fidelity` is of, first."""
     from vidsr.api import Upscaler
 
-    upscalers: dict[str, Upscaler] = {}
-    for words in [model, *against]:
+    first = Upscaler(model, device=device, fidelity=fidelity)
+    name = first.card.name if fidelity is None else f"{first.card.name}, fidelity {fidelity:g}"
+    upscalers = {name: first}
+    for words in against:
         upscaler = Upscaler(words, device=device)
         name = words if upscaler.card.name in upscalers else upscaler.card.name
         upscalers[name] = upscaler
-        scale = next(iter(upscalers.values())).scale
-        if upscaler.scale != scale:
+        if upscaler.scale != first.scale:
             raise RequestError(
-                f"--against {words} enlarges {upscaler.scale} times and --model {model} {scale} "
-                "times; compare models of one scale"
+                f"--against {words} enlarges {upscaler.scale} times and --model {model} "
+                f"{first.scale} times; compare models of one scale"
             )
-    return scale, upscalers
+    return first.scale, upscalers
 
 
 def _codec_request(codec: CodecWord | None, crf: float | None) -> CodecRequest | None:

@@ -20,6 +20,7 @@ from vidsr.training.discriminators import Discriminator, basicsr_door
 ContentLoss = Callable[[Tensor, Tensor], Tensor]  # (output, target) -> loss
 _BASICSR_NAMES = ("CharbonnierLoss", "L1Loss", "MSELoss")
 _COLOR_CELL = 8  # pixels, side of the areas whose mean color must stay
+_LATTICE_CELL = 8  # low-res pixels, side of the areas in which a lattice is looked for
 
 
 def charbonnier(output: Tensor, target: Tensor, epsilon: float = 1e-3) -> Tensor:
@@ -89,6 +90,26 @@ def color_consistency(output: Tensor, target: Tensor) -> Tensor:
     return l1(F.avg_pool2d(output.float(), _COLOR_CELL), F.avg_pool2d(target.float(), _COLOR_CELL))
 
 
+def lattice(output: Tensor, target: Tensor, scale: int) -> Tensor:
+    """How much the scale x scale pixels that a low-res pixel became differ from each other alike.
+
+    A generator that ends in a pixel shuffle makes each of them with weights of its own, and with
+    little to go by it draws texture as a lattice of that size. The error of each of those places,
+    averaged over 8x8 low-res pixels, is left of a lattice and not of texture.
+
+    Args:
+        output: (N,3,H,W), sides that divide by `scale`.
+        target: the same.
+        scale: of the network.
+    """
+    error = F.pixel_unshuffle(output.float() - target.float(), scale)
+    cell = min(_LATTICE_CELL, *error.shape[-2:])
+    mean = F.avg_pool2d(error, cell)
+    places = mean.view(len(mean), -1, scale**2, *mean.shape[-2:])
+    strays = places - places.mean(2, keepdim=True)
+    return strays.abs().mean()
+
+
 def haar_difference(output: Tensor, target: Tensor) -> Tensor:
     """1 less the likeness of both lumas' Haar responses, weighed by the coarse ones: 0 if equal.
 
@@ -111,12 +132,6 @@ def _luma_codes(pictures: Tensor) -> Tensor:
     """(N,1,H,W), in [0,255]."""
     weights = torch.tensor(YIQ[0], device=pictures.device).view(1, 3, 1, 1)
     return (pictures.float() * weights).sum(1, keepdim=True) * 255
-
-
-@torch.no_grad()
-def _residual(output: Tensor, target: Tensor) -> Tensor:
-    """Absolute error summed over the colors, (N,1,H,W)."""
-    return (output.float() - target.float()).abs().sum(dim=1, keepdim=True)
 
 
 def open_content_loss(name: str) -> ContentLoss:

@@ -60,6 +60,7 @@ class UpscaleRecipe:
     adversarial_weight: float = 5e-3
     feature_weight: float = 2e-2  # feature matching on the frozen critic
     color_weight: float = 1.0  # color consistency of low-passed pictures
+    lattice_weight: float = 8.0  # of what repeats at the network's scale and should not
     license: str = ""  # of the weights, for their card; follows from the pictures
     report_every_seconds: float = 2.0
     checkpoint_every_seconds: float = 60.0

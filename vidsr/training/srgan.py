@@ -32,6 +32,7 @@ from vidsr.training.losses import (
     discriminator_loss,
     generator_loss,
     haar_difference,
+    lattice,
     open_content_loss,
 )
 from vidsr.training.precision import training_precision
@@ -144,7 +145,10 @@ class Fidelity:
 
 
 class Perceptual(Fidelity):
-    """The pixel loss beside a critic's opinion, its frozen younger self's features, and color."""
+    """The pixel loss beside a critic's opinion and its frozen younger self's features.
+
+    Two more keep a generator from what a critic lets pass: a change of color, and lattices.
+    """
 
     def __init__(self, recipe: UpscaleRecipe, device: torch.device, precision: Precision) -> None:
         super().__init__(recipe, device, precision)
@@ -173,6 +177,7 @@ class Perceptual(Fidelity):
             "features": self.recipe.feature_weight
             * self.features.feature_matching(output, high_res),
             "color": self.recipe.color_weight * color_consistency(output, high_res),
+            "lattice": self.recipe.lattice_weight * lattice(output, high_res, self.recipe.scale),
         }
         loss = torch.stack(list(parts.values())).sum()
         self.follow(loss, number)
