@@ -63,13 +63,13 @@ def pull(
 
 
 def _print_cards(cards: list[ModelCard]) -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from vidsr.models.card import PERCEPTUAL
 
     mixed = {card.name.removesuffix(PERCEPTUAL) for card in cards if card.is_twin}
     figures = "PSNR (bicubic or gray), dB"
-    table = Table("model", "scale", "fidelity", "network", figures, box=None)
+    table = Table(Column("model", no_wrap=True), "scale", "fidelity", "network", figures, box=None)
     for card in cards:
         measured = [_measured_words(*item) for item in card.measured.items()]
         name = f"  {card.name}" if card.is_twin else card.name  # below its model
