@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 from vidsr.engines import choice, ncnn_engine, openvino_engine
 from vidsr.engines.choice import Choice, Subject, Way, Wish, choose, measured_side
 from vidsr.engines.precision import Precision
+from vidsr.engines.race import race
 from vidsr.errors import DeviceError, ModelError
 from vidsr.models.compact import Compact, CompactOptions
 from vidsr.models.srgan import SRGANGenerator, SRGANOptions
@@ -250,7 +252,7 @@ def test_a_real_measurement_has_a_figure_for_every_way_and_leaves_threads_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("openvino")
-    monkeypatch.setattr(choice, "SECONDS", 0.0)
+    monkeypatch.setattr(choice, "race", partial(race, within=0.0))
     threads = torch.get_num_threads()
     figures = choice.measure([TORCH, PLANAR, OPENVINO], subject())
     assert list(figures) == ["torch fp32", "torch fp32 planar", "openvino fp32"]

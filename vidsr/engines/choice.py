@@ -7,8 +7,7 @@ processor, ncnn against OpenVINO from 0.6 to 1.5, bf16 from 0.01 to 2 times, and
 for most networks and loses for some. So `auto` runs the very network in every way that is there, in
 turns, as a plan does: a worker on every core, each with a tile and one thread (Note [Two slots]). A
 tile is large enough that its features fit in no cache, since that is what a picture is; on small
-ones, or alone, Winograd's transforms look twice as fast as they are. It counts processor seconds,
-since other programs do not count there, and waiting for memory does. The figures are kept in the
+ones, or alone, Winograd's transforms look twice as fast as they are. The figures are kept in the
 user's cache under processor, weights and versions, so that the same input gives the same output
 again; without a cache nothing is measured, and the first way is taken.
 """
@@ -16,11 +15,11 @@ again; without a cache nothing is measured, and the first way is taken.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +32,7 @@ from vidsr.engines.library import CONVERSION, Library
 from vidsr.engines.ncnn_engine import NcnnEngine
 from vidsr.engines.openvino_engine import OpenVINOEngine, Store
 from vidsr.engines.precision import Precision, fastest_precision
+from vidsr.engines.race import processor_seconds, race
 from vidsr.engines.remembered import Remembered, can_keep, processor, usable_cores
 from vidsr.engines.torch_engine import Layout, TorchEngine
 from vidsr.errors import DeviceError, ModelError
@@ -42,10 +42,6 @@ CPU = torch.device("cpu")
 WORK = 1.5e10  # multiplications of a tile that is measured, or more by its least side
 SIDES = (64, 320)  # pixels, of such a tile
 MOST_AT_ONCE = 8  # workers
-ROUNDS = 9  # runs of each way at most, after a first one that is not counted
-SECONDS = 2.0  # of measuring at most, but for a round that has begun
-CLEARLY_SLOWER = 1.25  # times the fastest: such a way need not be run again
-HOPELESS = 10.0  # times the fastest in the first run, which compiles and fetches memory
 WORTH_IT = 0.98  # of the first way's time: less than that is noise
 IN_BLOCKS = 1.03  # what ncnn's time counts: parts of a picture cost more there (Note [What did not
 # change]), and this much is within what two measurements differ by
@@ -216,26 +212,11 @@ def measure(ways: list[Way], subject: Subject) -> Figures:
     side, workers = measured_side(network), min(usable_cores(), MOST_AT_ONCE)
     with _one_thread(), ThreadPoolExecutor(workers) as pool:
         entrants = _entrants(ways, network, subject.scale, side, workers)
-        timed = _race(entrants, side, pool)
+        tile = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+        timed = race(
+            {name: partial(_seconds, engines, tile, pool) for name, engines in entrants.items()}
+        )
     return {way.words: timed.get(way.words) for way in ways}
-
-
-def _race(
-    entrants: dict[str, list[Engine]], side: int, pool: ThreadPoolExecutor
-) -> dict[str, float]:
-    """The least seconds of each way over several runs, in turns, by all its engines at once."""
-    tile = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    first = {name: _seconds(engines, tile, pool) for name, engines in entrants.items()}
-    running = {name for name in first if first[name] < HOPELESS * min(first.values())}
-    least = {name: math.inf if name in running else first[name] for name in entrants}
-    began = time.perf_counter()
-    for _ in range(ROUNDS):
-        for name in running:
-            least[name] = min(least[name], _seconds(entrants[name], tile, pool))
-        running = {name for name in running if least[name] < CLEARLY_SLOWER * min(least.values())}
-        if len(running) < 2 or time.perf_counter() - began > SECONDS:
-            break
-    return least
 
 
 def _entrants(
@@ -310,9 +291,7 @@ def _seconds(engines: list[Engine], tile: torch.Tensor, pool: ThreadPoolExecutor
         torch.set_num_threads(1)  # holds for the thread
         engine(tile)
 
-    began = time.process_time()
-    list(pool.map(run, engines))
-    return (time.process_time() - began) / len(engines)
+    return processor_seconds(lambda: list(pool.map(run, engines))) / len(engines)
 
 
 @contextmanager

@@ -10,14 +10,14 @@ fp16 is always the faster one.
 
 from __future__ import annotations
 
-import time
+from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
+from vidsr.engines.race import processor_seconds, race
 from vidsr.engines.remembered import Remembered, processor
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -28,10 +28,6 @@ DTYPES: dict[Precision, torch.dtype] = {
 }
 
 
-_ROUNDS = 16  # the first is the warm-up; one takes some milliseconds
-_HOPELESS = 10  # times slower: not worth another round
-
-
 def fastest_precision(device: torch.device, *, cache_dir: Path | None = None) -> Precision:
     """The faster of fp32 and the device's half format, remembered in `cache_dir` if given."""
     if device.type != "cpu":
@@ -40,38 +36,17 @@ def fastest_precision(device: torch.device, *, cache_dir: Path | None = None) ->
     key = f"{processor()} / torch {torch.__version__}"
     if remembered and (known := remembered.read(key)) in DTYPES:
         return cast("Precision", known)
-    seconds = _convolution_seconds()
+    formats: tuple[Precision, ...] = ("fp32", "bf16")
+    seconds = race({name: partial(_convolution_seconds, DTYPES[name]) for name in formats})
     choice: Precision = "bf16" if seconds["bf16"] < 0.8 * seconds["fp32"] else "fp32"
     if remembered:
         remembered.write(key, choice)
     return choice
 
 
-def _convolution_seconds() -> dict[Precision, float]:
-    """Best timings of the convolution that all our networks are made of, by format.
-
-    The formats take turns, so that what else the machine does meets both of them. An emulated one
-    takes 0.2 s each time, and is not tried often.
-    """
-    names: tuple[Precision, ...] = ("fp32", "bf16")
-    operands = {name: _operands(DTYPES[name]) for name in names}
-    best = dict.fromkeys(names, float("inf"))
-    with torch.inference_mode():
-        for number in range(_ROUNDS):
-            for name in names:
-                start = time.perf_counter()
-                F.conv2d(*operands[name], padding=1)
-                best[name] = min(best[name], time.perf_counter() - start)
-            if number and max(best.values()) > _HOPELESS * min(best.values()):
-                break
-    return best
-
-
-def _operands(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """64 channels of 48x48 places, and 64 filters of 3x3."""
-    shapes = (1, 64, 48, 48), (64, 64, 3, 3)
-    features, weight = (
-        torch.rand(shape).to(dtype).contiguous(memory_format=torch.channels_last)
-        for shape in shapes
-    )
-    return features, weight
+@torch.inference_mode()
+def _convolution_seconds(dtype: torch.dtype) -> float:
+    """Of the convolution that all our networks are made of; 1 ms, or 200 where it is emulated."""
+    features = torch.rand(1, 64, 48, 48).to(dtype).contiguous(memory_format=torch.channels_last)
+    weight = torch.rand(64, 64, 3, 3).to(dtype).contiguous(memory_format=torch.channels_last)
+    return processor_seconds(lambda: F.conv2d(features, weight, padding=1))

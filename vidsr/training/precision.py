@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from vidsr.engines.precision import Precision, fastest_precision
+from vidsr.engines.race import processor_seconds, race
 from vidsr.training.run import Trainee
 
-TIMED_STEPS = 5
+MEASURING_SECONDS = 10.0
 
 Asked = Literal["auto", "fp32", "bf16"]
 
@@ -42,21 +43,11 @@ def training_precision(
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if fastest_precision(device) == "fp32":
         return "fp32"
-    return _faster(trainee, inputs, targets)
-
-
-def _faster(trainee: Callable[[Precision], Trainee], inputs: Tensor, targets: Tensor) -> Precision:
-    """The format with the shortest step; they take turns, so that a busy machine harms both."""
-    names: tuple[Precision, ...] = ("fp32", "bf16")
-    trainees = {name: trainee(name) for name in names}
-    best = dict.fromkeys(names, float("inf"))
-    for _ in range(TIMED_STEPS):
-        for name, timed in trainees.items():
-            best[name] = min(best[name], _step_seconds(timed, inputs, targets))
-    return min(names, key=best.__getitem__)
+    formats: tuple[Precision, ...] = ("fp32", "bf16")
+    runs = {name: partial(_step_seconds, trainee(name), inputs, targets) for name in formats}
+    seconds = race(runs, within=MEASURING_SECONDS)
+    return min(formats, key=seconds.__getitem__)
 
 
 def _step_seconds(trainee: Trainee, inputs: Tensor, targets: Tensor) -> float:
-    start = time.perf_counter()
-    trainee.step(inputs, targets, trainee.first_typical_step)
-    return time.perf_counter() - start
+    return processor_seconds(lambda: trainee.step(inputs, targets, trainee.first_typical_step))
