@@ -1,30 +1,52 @@
-"""Is a perceptual model's gain more than sharpening or noise would give? Two controls say so.
+"""Is a perceptual model's gain more than sharpening or noise would give, and is it steady in video?
 
-    python benchmarks/perceptual.py --fidelity photo-x4 --perceptual photo-x4-perceptual
-        --data FOLDER... [--json perceptual.json]
+    python benchmarks/perceptual.py --model photo-x4 --data FOLDER... [--clip CLIP...]
+        [--json perceptual.json]
 
-Per picture, the fidelity model's output gets an unsharp mask, or noise, until its PSNR-Y is that of
-the perceptual model's output (a picture that lies below it already stays as it is). What the
-perceptual model gives is more than that where it beats both controls. Means over the pictures.
+The model's fidelity weights, its default, and its perceptual weights are compared. Per picture, the
+fidelity weights' output gets an unsharp mask, or noise, until its PSNR-Y is that of the perceptual
+weights' output (a picture that lies below it already stays as it is). What those give is more than
+that where they beat both controls. Means over the pictures.
+
+A clip is shrunk and enlarged again, and each frame is held against the one before, carried along
+the original's motion, where that is sure: the mean difference of luma, as a share of the original's
+own.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+import av
+import numpy as np
+from numpy.typing import NDArray
+
 from vidsr.api import Upscaler
 from vidsr.evaluation.controls import noise_at, unsharp_at
 from vidsr.evaluation.evaluate import BICUBIC, Comparison, compare_stages, set_name
-from vidsr.evaluation.metrics import Picture, mean_psnr, psnr_y
+from vidsr.evaluation.metrics import (
+    Picture,
+    crop_to_multiple,
+    luma,
+    mean_psnr,
+    psnr_y,
+    shrink,
+    to_picture,
+    to_tensor,
+)
 from vidsr.evaluation.niqe import niqe, shipped_model
 from vidsr.evaluation.similarity import dss, haarpsi
+from vidsr.motion import flow, warp_pixels
 
-FIDELITY, PERCEPTUAL = "fidelity", "perceptual"
+FIDELITY, DEFAULT, PERCEPTUAL = "fidelity 1", "default", "fidelity 0"
+FIRST, FRAMES = 40, 9  # of a clip
+SURE = 1.0  # pixels by which motion there and back may differ
 
 
 @dataclass(frozen=True)
@@ -38,24 +60,70 @@ class Figures:
 
 
 def main() -> None:
-    """Measure every folder, print a table each, write JSON."""
+    """Measure every folder and clip, print tables, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--fidelity", required=True, help="a model")
-    parser.add_argument("--perceptual", required=True, help="a model of the same scale")
-    parser.add_argument("--data", required=True, type=Path, nargs="+", help="folders of originals")
+    parser.add_argument("--model", required=True, help="a model with perceptual weights")
+    parser.add_argument("--data", default=[], type=Path, nargs="+", help="folders of originals")
+    parser.add_argument("--clip", default=[], type=Path, nargs="+", help="videos")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path, default=Path("perceptual.json"))
     options = parser.parse_args()
+    shares = {FIDELITY: 1.0, DEFAULT: None, PERCEPTUAL: 0.0}
     stages = {
-        FIDELITY: Upscaler(options.fidelity, device=options.device),
-        PERCEPTUAL: Upscaler(options.perceptual, device=options.device),
+        name: Upscaler(options.model, device=options.device, fidelity=share)
+        for name, share in shares.items()
     }
-    results = {}
+    results: dict[str, dict[str, object]] = {}
     for folder in options.data:
         means = measure(stages, folder)
         results[set_name(folder)] = {name: vars(figures) for name, figures in means.items()}
         print_table(set_name(folder), means)
+    for clip in options.clip:
+        unsteady = unsteadiness(stages, clip)
+        results[clip.stem] = {"unsteadiness": unsteady}
+        print(clip.stem, ", ".join(f"{name}: {ratio:.2f}" for name, ratio in unsteady.items()))
     options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+def unsteadiness(stages: Mapping[str, Upscaler], clip: Path) -> dict[str, float]:
+    """By stage, how much frames change beside their motion, 1 being as the original's."""
+    scale = stages[FIDELITY].scale
+    with av.open(str(clip)) as container:
+        frames = itertools.islice(container.decode(video=0), FIRST, FIRST + FRAMES)
+        originals = [crop_to_multiple(frame.to_ndarray(format="rgb24"), scale) for frame in frames]
+    lumas = [_gray(original) for original in originals]
+    motions = [_sure_motion(before, after) for before, after in itertools.pairwise(lumas)]
+    low_res = [to_picture(shrink(to_tensor(original), scale)) for original in originals]
+    own = _change(lumas, motions)
+    return {
+        name: _change([_gray(stage(picture)) for picture in low_res], motions) / own
+        for name, stage in stages.items()
+    }
+
+
+def _gray(picture: Picture) -> NDArray[np.uint8]:
+    return luma(picture, border=0).round().astype(np.uint8)
+
+
+def _sure_motion(
+    before: NDArray[np.uint8], after: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The flow, and where the way back agrees with it."""
+    there, back = flow(before, after), flow(after, before)
+    apart = np.abs(there + warp_pixels(back, there)).sum(-1)
+    return there, apart < SURE
+
+
+def _change(
+    lumas: list[NDArray[np.uint8]],
+    motions: list[tuple[NDArray[np.float32], NDArray[np.bool_]]],
+) -> float:
+    """The mean difference between a luma and the one before, carried along."""
+    pairs = zip(itertools.pairwise(lumas), motions, strict=True)
+    return fmean(
+        float(np.abs(warp_pixels(before.astype(np.float32), there) - after)[sure].mean())
+        for (before, after), (there, sure) in pairs
+    )
 
 
 def measure(stages: Mapping[str, Upscaler], folder: Path) -> dict[str, Figures]:
@@ -88,9 +156,9 @@ def figures(comparison: Comparison, border: int) -> dict[str, Figures]:
     fidelity = comparison.outputs[FIDELITY]
     target = psnr_y(comparison.outputs[PERCEPTUAL], original, border=border)
     return {
-        **{name: of(comparison.outputs[name]) for name in (BICUBIC, FIDELITY, PERCEPTUAL)},
-        "fidelity + unsharp": of(unsharp_at(fidelity, original, target, border=border)),
-        "fidelity + noise": of(noise_at(fidelity, original, target, border=border)),
+        **{name: of(comparison.outputs[name]) for name in (BICUBIC, FIDELITY, DEFAULT, PERCEPTUAL)},
+        f"{FIDELITY} + unsharp": of(unsharp_at(fidelity, original, target, border=border)),
+        f"{FIDELITY} + noise": of(noise_at(fidelity, original, target, border=border)),
     }
 
 

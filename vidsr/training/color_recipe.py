@@ -39,7 +39,7 @@ class ColorizeRecipe:
     dropout: float = 0.1  # share of the bottom's channels
     ema: float = 0.998  # decay of the averaged weights, per step
     aged: float = 1.0  # share of patches whose lightness is as old cameras and files made it
-    mixed: float = 0.5  # share of patches that show another picture too
+    mixed: float = 0.0  # share of patches that show another picture too; not for a critic
     entropy: float = 1.0  # weight of the cross entropy, beside the squared error of the mean color
     rebalance: float = 0.5  # how much rare colors are favored: 0 not at all, 1 as in Zhang et al.
     # Of the export, and of the adversarial stage; chosen by the validation pictures. See `sharpen`.

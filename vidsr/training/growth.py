@@ -1,4 +1,6 @@
-"""A larger network that begins as a smaller one: it computes the same, and learns on from there.
+"""A network that begins as a trained one of other sizes, and learns on from there.
+
+But for one case it computes the same at first.
 
 Source: Net2Net (Chen, Goodfellow and Shlens 2016, arXiv:1511.05641). New channels start with random
 weights but nobody listens to them yet; new layers start as the identity.
