@@ -210,6 +210,8 @@ def _first_picture(
     container: av.container.InputContainer, stream: av.VideoStream, path: Path
 ) -> av.VideoFrame:
     for packet in container.demux(stream):
+        if packet.has_sidedata("encryption_info"):  # noise, which a decoder may take for pictures
+            raise MediaError(f"{path}: its video is encrypted; decrypt it with another tool first")
         try:
             pictures = packet.decode()
         except av.error.InvalidDataError:
@@ -217,7 +219,7 @@ def _first_picture(
         if pictures:
             return pictures[0]
     raise MediaError(
-        f"{path}: not one picture of its video can be decoded (damaged, encrypted, or above "
+        f"{path}: not one picture of its video can be decoded (damaged, or above "
         f"{MAX_PIXELS // 1_000_000} megapixels)"
     )
 
