@@ -2,13 +2,13 @@ import pytest
 import torch
 
 from vidsr.errors import ModelError
-from vidsr.models.pix2pix import NODES, Pix2PixGenerator, Pix2PixOptions, sharpen
+from vidsr.models.pix2pix import NODES, Pix2PixGenerator, Pix2PixLite, Pix2PixOptions, sharpen
 
 
-@pytest.fixture
-def network():
+@pytest.fixture(params=[Pix2PixGenerator, Pix2PixLite])
+def network(request):
     torch.manual_seed(2)
-    return Pix2PixGenerator(Pix2PixOptions(channels=8, blocks=1)).eval()
+    return request.param(Pix2PixOptions(channels=8, blocks=1)).eval()
 
 
 def test_colors_come_at_half_the_size_and_within_their_range(network):
@@ -73,7 +73,7 @@ def test_the_shipped_sizes_are_within_what_sixteen_megabytes_hold():
 
 
 def test_the_gain_strengthens_what_is_answered(network):
-    stronger = Pix2PixGenerator(Pix2PixOptions(channels=8, blocks=1, gain=250)).eval()
+    stronger = type(network)(Pix2PixOptions(channels=8, blocks=1, gain=250)).eval()
     stronger.load_state_dict(network.state_dict())
     lightness = torch.rand(1, 1, 16, 16) * 2 - 1
     with torch.inference_mode():

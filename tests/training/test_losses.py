@@ -18,6 +18,7 @@ from vidsr.training.losses import (
     haar_difference,
     l1,
     lattice,
+    log_charbonnier,
     open_content_loss,
 )
 
@@ -144,6 +145,24 @@ def test_haar_responses_are_compared_by_their_magnitude():
     assert 0.2 < haar_difference(blurred, noise) < 1
 
 
+def test_a_nearly_perfect_picture_counts_for_what_it_gains():
+    target = torch.full((2, 3, 16, 16), 0.5)
+    errors = torch.tensor([0.004, 0.04], requires_grad=True)
+    log_charbonnier(target + errors.view(2, 1, 1, 1), target).backward()
+    near, far = errors.grad
+    assert 5 < near / far < 8
+    assert log_charbonnier(target, target).item() == pytest.approx(0.008, abs=1e-3)
+
+
+def test_pictures_of_few_and_of_many_lines_count_alike():
+    noise = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    faint = noise / 10
+    wrong = [noise.roll(1, -1), faint.roll(1, -1)]
+    alone = [haar_difference(*pair).item() for pair in zip(wrong, (noise, faint), strict=True)]
+    both = haar_difference(torch.cat(wrong), torch.cat((noise, faint)))
+    assert both.item() == pytest.approx(sum(alone) / 2, rel=1e-4)
+
+
 def test_haar_responses_of_a_blurred_picture_pull_it_towards_contrast():
     noise = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     contrast = torch.tensor(0.5, requires_grad=True)
@@ -171,7 +190,9 @@ def test_content_losses_are_opened_by_name():
 
 def test_unknown_names_are_answered_with_the_known_ones():
     for name in ("l3", "basicsr:GANLoss"):
-        with pytest.raises(RequestError, match=rf"{name}'; there are charbonnier, l1, basicsr:Ch"):
+        with pytest.raises(
+            RequestError, match=rf"{name}'; there are charbonnier, log_charbonnier, l1, basicsr:Ch"
+        ):
             open_content_loss(name)
 
 

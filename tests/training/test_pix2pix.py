@@ -13,6 +13,7 @@ from vidsr.models.load import load, read_state
 from vidsr.training import pix2pix
 from vidsr.training.color_recipe import ColorizeRecipe
 from vidsr.training.pix2pix import train
+from vidsr.training.trunk import pretrained_trunk
 
 STEPS = 6
 
@@ -95,6 +96,27 @@ def test_a_run_keeps_the_precision_that_it_was_begun_with(recipe, tmp_path):
     facts = json.loads((tmp_path / "run" / "checkpoint.json").read_text())
     assert facts["precision"] == "bf16"
     assert all(map(math.isfinite, losses_of(tmp_path / "run")))
+
+
+def test_a_pretrained_trunk_moves_slowly(recipe, tmp_path):
+    lite = dataclasses.replace(recipe, network="pix2pix-lite", learning_rate=1e-3, aged=0.0)
+    list(train(lite, tmp_path / "run"))
+    card = ModelCard.read(tmp_path / "run" / "tiny.json")
+    trained = load(card, tmp_path / "run" / "tiny.safetensors")
+    assert card.network == "pix2pix-lite"
+    assert "trunk from EfficientNet-Lite0 (ImageNet, Apache-2.0)" in card.trained_on
+    start = pretrained_trunk().state_dict()
+    moved = False
+    for name, weight in trained.trunk.state_dict().items():
+        torch.testing.assert_close(weight, start[name], rtol=1e-3, atol=STEPS * 1e-4)
+        moved |= not torch.equal(weight, start[name].half())
+    assert moved
+
+
+def test_weights_of_the_other_colorizer_are_no_start(adversarial, tmp_path):
+    other = dataclasses.replace(adversarial, network="pix2pix-lite")
+    with pytest.raises(ModelError, match="is not the colorizer of 8 channels"):
+        list(train(other, tmp_path / "run"))
 
 
 def test_training_lowers_the_loss(recipe, tmp_path):

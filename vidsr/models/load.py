@@ -29,7 +29,7 @@ from torch import Tensor
 from vidsr.errors import ModelError
 from vidsr.models.card import PERCEPTUAL, ModelCard, card_path, sha256_of
 from vidsr.models.compact import Compact, CompactOptions
-from vidsr.models.pix2pix import Pix2PixGenerator, Pix2PixOptions
+from vidsr.models.pix2pix import ColorOptions, Pix2PixGenerator, Pix2PixLite, Pix2PixOptions
 from vidsr.models.rrdb import RRDBNet, RRDBOptions
 from vidsr.models.srgan import MSRResNet, SRGANGenerator, SRGANOptions
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 State = dict[str, Tensor]
-Network = Compact | SRGANGenerator | MSRResNet | RRDBNet | Pix2PixGenerator
+Network = Compact | SRGANGenerator | MSRResNet | RRDBNet | Pix2PixGenerator | Pix2PixLite
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
 LARGEST_SIZE = 4096  # channels or blocks that a card may claim
 # What torch's reader was seen to raise on truncated and altered files.
@@ -166,6 +166,7 @@ def build(card: ModelCard) -> Network:
         "msrresnet": lambda: MSRResNet(SRGANOptions(**sizes)),
         "rrdb": lambda: RRDBNet(RRDBOptions(**sizes)),
         "pix2pix": lambda: Pix2PixGenerator(Pix2PixOptions(**card.sizes)),
+        "pix2pix-lite": lambda: Pix2PixLite(ColorOptions(**card.sizes)),
     }
     if card.network not in makers:
         known = ", ".join(makers)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidsr.errors import ModelError
+from vidsr.models.trunk import WIDTHS, LiteTrunk
 
 MULTIPLE = 16  # height and width of what the generator takes divide by this
 # The colors' a and b, as a share of 110: finer near gray, where most of the world is.
@@ -28,11 +29,10 @@ _GROUPS = 8  # of group norm
 
 
 @dataclass(frozen=True)
-class Pix2PixOptions:
-    """Sizes of a Pix2Pix generator, as they stand in a model card."""
+class ColorOptions:
+    """Sizes of a generator, as they stand in a model card."""
 
-    channels: int = 32  # at half of the input's size; doubled at each further halving
-    blocks: int = 3  # residual blocks at the bottom, at a sixteenth of the size
+    channels: int = 32  # at half of the input's size; more at each further halving
     gain: int = 100  # percent by which the answer is strengthened, see `sharpen`
 
     def __post_init__(self) -> None:
@@ -42,22 +42,72 @@ class Pix2PixOptions:
             )
 
 
-class Pix2PixGenerator(nn.Module):
+@dataclass(frozen=True)
+class Pix2PixOptions(ColorOptions):
+    """Sizes of a U-Net that learns from nothing."""
+
+    blocks: int = 3  # residual blocks at the bottom, at a sixteenth of the size
+
+
+class ColorGenerator(nn.Module):
     """L (N,1,H,W), L*/50 - 1, in [-1,1] -> ab (N,2,H/2,W/2), a*/110 and b*/110, about [-1,1].
 
     H and W are multiples of 16. It is to see the whole picture at once, not a tile: group norm and
     the pooled context look everywhere.
+    """
+
+    colors: Tensor  # (169,2): what the last layer's channels stand for
+
+    def __init__(self, options: ColorOptions) -> None:
+        super().__init__()
+        self.options = options
+        self.head = nn.Conv2d(options.channels, len(NODES) ** 2, 1)
+        nodes = torch.tensor(NODES)
+        self.register_buffer("colors", torch.cartesian_prod(nodes, nodes), persistent=False)
+
+    @property
+    def reach(self) -> int:
+        """How far, in input pixels, one output pixel looks: further than any picture goes."""
+        return 1 << 20
+
+    def features(self, lightness: Tensor) -> Tensor:
+        """(N,1,H,W) -> (N,channels,H/2,W/2): what the last layer judges by."""
+        raise NotImplementedError
+
+    def logits(self, lightness: Tensor) -> Tensor:
+        """(N,1,H,W) -> (N,H/2,W/2,169): unnormalized log probabilities of `colors`.
+
+        Raises:
+            ModelError: H or W is no multiple of 16.
+        """
+        height, width = lightness.shape[-2:]
+        if height % MULTIPLE or width % MULTIPLE:
+            raise ModelError(
+                f"the colorizer takes sides that are multiples of {MULTIPLE}, not {width}x{height}"
+            )
+        logits: Tensor = self.head(self.features(lightness))
+        return logits.permute(0, 2, 3, 1)
+
+    def forward(self, lightness: Tensor) -> Tensor:
+        """The mean color of each place's distribution, strengthened by the gain."""
+        return self.answer(self.logits(lightness))
+
+    def answer(self, logits: Tensor) -> Tensor:
+        """What `forward` makes of its `logits`."""
+        mean = logits.softmax(-1) @ self.colors
+        return mean.permute(0, 3, 1, 2) * (self.options.gain / 100)
+
+
+class Pix2PixGenerator(ColorGenerator):
+    """The U-Net that learns from nothing.
 
     Args:
         options: its sizes.
         dropout: share of the bottom's channels that are left out while training.
     """
 
-    colors: Tensor  # (169,2): what the last layer's channels stand for
-
     def __init__(self, options: Pix2PixOptions, *, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.options = options
+        super().__init__(options)
         widths = [options.channels * factor for factor in (1, 2, 4, 8)]
         self.stem = nn.Sequential(
             nn.Conv2d(1, widths[0], 5, stride=2, padding=2), _norm(widths[0]), nn.SiLU()
@@ -73,53 +123,60 @@ class Pix2PixGenerator(nn.Module):
             nn.Dropout2d(dropout),
         )
         self.up = nn.ModuleList(
-            _Joining(wide, narrow) for wide, narrow in pairwise(reversed(widths))
+            _Joining(wide, narrow, narrow) for wide, narrow in pairwise(reversed(widths))
         )
-        self.head = nn.Conv2d(widths[0], len(NODES) ** 2, 1)
-        nodes = torch.tensor(NODES)
-        self.register_buffer("colors", torch.cartesian_prod(nodes, nodes), persistent=False)
 
-    @property
-    def reach(self) -> int:
-        """How far, in input pixels, one output pixel looks: further than any picture goes."""
-        return 1 << 20
-
-    def logits(self, lightness: Tensor) -> Tensor:
-        """(N,1,H,W) -> (N,H/2,W/2,169): unnormalized log probabilities of `colors`.
-
-        Raises:
-            ModelError: H or W is no multiple of 16.
-        """
-        height, width = lightness.shape[-2:]
-        if height % MULTIPLE or width % MULTIPLE:
-            raise ModelError(
-                f"the colorizer takes sides that are multiples of {MULTIPLE}, not {width}x{height}"
-            )
+    def features(self, lightness: Tensor) -> Tensor:
+        """See `ColorGenerator`."""
         skips = [self.stem(lightness)]
         for down in self.down:
             skips.append(down(skips[-1]))
-        features = self.bottom(skips[-1])
+        features: Tensor = self.bottom(skips[-1])
         for up, skip in zip(self.up, reversed(skips), strict=True):
             features = up(features, skip)
-        logits: Tensor = self.head(features)
-        return logits.permute(0, 2, 3, 1)
+        return features
 
-    def forward(self, lightness: Tensor) -> Tensor:
-        """The mean color of each place's distribution, strengthened by the gain."""
-        return self.answer(self.logits(lightness))
 
-    def answer(self, logits: Tensor) -> Tensor:
-        """What `forward` makes of its `logits`."""
-        mean = logits.softmax(-1) @ self.colors
-        return mean.permute(0, 3, 1, 2) * (self.options.gain / 100)
+class Pix2PixLite(ColorGenerator):
+    """The U-Net whose way down is a trunk that knows what things are, see `LiteTrunk`.
+
+    Args:
+        options: its sizes.
+        dropout: share of the trunk's channels that are left out while training.
+    """
+
+    def __init__(self, options: ColorOptions, *, dropout: float = 0.0) -> None:
+        super().__init__(options)
+        self.trunk = LiteTrunk()
+        widths = [options.channels * factor for factor in (1, 2, 4, 4, 8)]
+        self.norms = nn.ModuleList(_norm(width) for width in WIDTHS)
+        self.bottom = nn.Sequential(
+            nn.Conv2d(WIDTHS[-1], widths[-1], 1), nn.SiLU(), _Context(widths[-1])
+        )
+        self.dropout = nn.Dropout2d(dropout)
+        self.up = nn.ModuleList(
+            _Joining(wide, narrow, given)
+            for (wide, narrow), given in zip(
+                pairwise(reversed(widths)), reversed(WIDTHS[:-1]), strict=True
+            )
+        )
+
+    def features(self, lightness: Tensor) -> Tensor:
+        """See `ColorGenerator`."""
+        given = zip(self.norms, self.trunk(lightness), strict=True)
+        *skips, deepest = (self.dropout(norm(features)) for norm, features in given)
+        features: Tensor = self.bottom(deepest)
+        for up, skip in zip(self.up, reversed(skips), strict=True):
+            features = up(features, skip)
+        return features
 
 
 @torch.no_grad()
-def sharpen(network: Pix2PixGenerator, temperature: float, favor: Tensor | None = None) -> None:
+def sharpen(network: ColorGenerator, temperature: float, favor: Tensor | None = None) -> None:
     """Make the network's answers more decided, for good.
 
     A decided network says gray where it is not sure, so that what it is sure of can be strengthened
-    (`Pix2PixOptions.gain`) without making the doubtful places wrong.
+    (`ColorOptions.gain`) without making the doubtful places wrong.
 
     Args:
         network: its last layer is changed.
@@ -179,15 +236,15 @@ class _Context(nn.Module):
 class _Joining(nn.Module):
     """Enlarge twice and join with what the way down kept of that size."""
 
-    def __init__(self, wide: int, narrow: int) -> None:
+    def __init__(self, wide: int, narrow: int, given: int) -> None:
         super().__init__()
         self.reduce = nn.Conv2d(wide, narrow, 1)
-        self.fuse = nn.Conv2d(2 * narrow, narrow, 3, padding=1)
+        self.fuse = nn.Conv2d(narrow + given, narrow, 3, padding=1)
         self.norm = _norm(narrow)
 
     def forward(self, features: Tensor, skip: Tensor) -> Tensor:
         # The 1x1 convolution goes first, where there are a quarter as many places.
         enlarged = F.interpolate(
-            self.reduce(features), scale_factor=2, mode="bilinear", align_corners=False
+            self.reduce(features), size=skip.shape[-2:], mode="bilinear", align_corners=False
         )
         return F.silu(self.norm(self.fuse(torch.cat((enlarged, skip), dim=1))))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from vidsr.errors import RequestError
-from vidsr.models.pix2pix import MULTIPLE, Pix2PixOptions
+from vidsr.models.pix2pix import MULTIPLE, ColorOptions, Pix2PixOptions
 from vidsr.training.patchgan import SMALLEST_SIDE
 from vidsr.training.precision import Asked
 from vidsr.training.recipe import check_positive, checked_options, merged_options
@@ -26,8 +26,9 @@ class ColorizeRecipe:
     validation: tuple[Path, ...] = ()  # folders of pictures to measure on, and to stop early by
     stage: Literal["pretrain", "adversarial"] = "pretrain"
     init: str = ""  # a shipped model or a checkpoint to start from; adversarial needs one
+    network: Literal["pix2pix", "pix2pix-lite"] = "pix2pix"  # lite begins with pretrained features
     channels: int = 32  # of the generator at half of the picture's size
-    blocks: int = 3  # residual blocks at its bottom
+    blocks: int = 3  # residual blocks at its bottom; pix2pix-lite has none
     minutes: float | None = None  # scales the schedule to a budget, by the measured rate
     steps: int | None = None  # or the length of the schedule in iterations
     side: int = 160  # short side in pixels that pictures are made small to
@@ -35,6 +36,7 @@ class ColorizeRecipe:
     batch: int = 16
     precision: Asked = "auto"  # auto measures a step of each
     learning_rate: float = 8e-4  # at its peak; AdamW (Loshchilov and Hutter 2019)
+    trunk_rate: float = 0.1  # share of it for features that were learnt elsewhere
     weight_decay: float = 0.02
     dropout: float = 0.1  # share of the bottom's channels
     ema: float = 0.998  # decay of the averaged weights, per step
@@ -70,9 +72,11 @@ class ColorizeRecipe:
             self._check_adversarial()
         check_positive(self, _POSITIVE)
 
-    def sizes(self) -> Pix2PixOptions:
+    def sizes(self) -> ColorOptions:
         """Of the network to be trained."""
-        return Pix2PixOptions(self.channels, self.blocks, self.gain)
+        if self.network == "pix2pix-lite":
+            return ColorOptions(self.channels, self.gain)
+        return Pix2PixOptions(self.channels, self.gain, self.blocks)
 
     def _check_shares(self) -> None:
         for word in ("ema", "dropout"):
@@ -108,6 +112,7 @@ _POSITIVE = (
     "side",
     "batch",
     "learning_rate",
+    "trunk_rate",
     "temperature",
     "gain",
     "patience",

@@ -32,7 +32,13 @@ from vidsr.engines.precision import DTYPES, Precision
 from vidsr.errors import ModelError
 from vidsr.models.card import ModelCard, sha256_of
 from vidsr.models.load import load, resolve
-from vidsr.models.pix2pix import Pix2PixGenerator, sharpen
+from vidsr.models.pix2pix import (
+    ColorGenerator,
+    Pix2PixGenerator,
+    Pix2PixLite,
+    Pix2PixOptions,
+    sharpen,
+)
 from vidsr.training import checkpoint
 from vidsr.training.color_classes import ColorClasses, class_prior
 from vidsr.training.color_data import ColorCrops, load_small
@@ -43,8 +49,22 @@ from vidsr.training.losses import discriminator_loss, generator_loss, l1
 from vidsr.training.patchgan import PatchDiscriminator
 from vidsr.training.precision import training_precision
 from vidsr.training.recipe import as_options
-from vidsr.training.run import Losses, Run, TrainProgress, begin, loop, plain, stored_facts
+from vidsr.training.run import (
+    SHARE,
+    Losses,
+    Run,
+    TrainProgress,
+    begin,
+    loop,
+    plain,
+    stored_facts,
+)
+from vidsr.training.trunk import pretrained_trunk
 
+_TRUNK = {
+    "pix2pix": "",
+    "pix2pix-lite": "trunk from EfficientNet-Lite0 (ImageNet, Apache-2.0); ",
+}
 _PRIOR_PICTURES = 400  # enough to know how often each color is
 
 
@@ -131,7 +151,7 @@ class Pretraining:
         self.follow(loss, number)
         return {"loss": loss.detach(), "entropy": entropy.detach(), "error": error.detach()}
 
-    def answering(self, network: Pix2PixGenerator) -> Pix2PixGenerator:
+    def answering(self, network: ColorGenerator) -> ColorGenerator:
         """A copy of one of the networks that answers as the exported one will."""
         copied = copy.deepcopy(network).eval()
         favor = self.classes.weights**-self.recipe.unbalance
@@ -181,7 +201,7 @@ class Adversarial(Pretraining):
             ),
         }
 
-    def answering(self, network: Pix2PixGenerator) -> Pix2PixGenerator:
+    def answering(self, network: ColorGenerator) -> ColorGenerator:
         """A copy of one of the networks; it began as decided as it is to be."""
         return copy.deepcopy(network).eval()
 
@@ -228,14 +248,14 @@ def export(run: Run, trainee: Pretraining, recipe: ColorizeRecipe, exam: ColorEx
     halves = {key: value.half() for key, value in network.state_dict().items()}
     checkpoint.write_tensors(weights, halves)
     pictures = ", ".join("/".join(folder.parts[-2:]) for folder in recipe.data)
-    origin = f"from {Path(recipe.init).stem}; " if recipe.init else ""
+    origin = f"from {Path(recipe.init).stem}; " if recipe.init else _TRUNK[recipe.network]
     losses = {
         "pretrain": f"rebalanced classification, temperature {recipe.temperature:g}",
         "adversarial": f"{recipe.l1_weight:g} x L1 and a PatchGAN",
     }
     card = ModelCard(
         recipe.name,
-        "pix2pix",
+        recipe.network,
         asdict(recipe.sizes()),
         scale=1,
         halo=0,
@@ -270,13 +290,18 @@ def _trainee(
         return kind(recipe, prior, device, precision)
 
 
-def _initial(recipe: ColorizeRecipe) -> Pix2PixGenerator:
-    """Fresh weights, or those of `init`."""
-    network = Pix2PixGenerator(recipe.sizes(), dropout=recipe.dropout)
+def _initial(recipe: ColorizeRecipe) -> ColorGenerator:
+    """Fresh weights, below them a trunk that was trained elsewhere; or those of `init`."""
+    sizes = recipe.sizes()
+    network: ColorGenerator
+    if isinstance(sizes, Pix2PixOptions):
+        network = Pix2PixGenerator(sizes, dropout=recipe.dropout)
+    else:
+        network = Pix2PixLite(sizes, dropout=recipe.dropout)
+        network.trunk = network.trunk if recipe.init else pretrained_trunk()
     if recipe.init:
         trained = load(*resolve(recipe.init))
-        options = getattr(trained, "options", None)
-        if options is None or replace(options, gain=recipe.gain) != network.options:
+        if not _same_sizes(trained, network):
             raise ModelError(
                 f"{recipe.init} is not the colorizer of {recipe.channels} channels and "
                 f"{recipe.blocks} blocks that this training is of"
@@ -285,14 +310,31 @@ def _initial(recipe: ColorizeRecipe) -> Pix2PixGenerator:
     return network.train()
 
 
-def _decayed(network: nn.Module, recipe: ColorizeRecipe) -> list[dict[str, object]]:
-    """Weight decay for what multiplies activations of the layer before; none for the rest."""
-    matrices = [weight for weight in network.parameters() if weight.dim() > 1]
-    others = [weight for weight in network.parameters() if weight.dim() <= 1]
-    return [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+def _same_sizes(trained: object, network: ColorGenerator) -> bool:
+    """Whether they differ in nothing but the gain."""
+    if not isinstance(trained, ColorGenerator) or type(trained) is not type(network):
+        return False
+    return replace(trained.options, gain=network.options.gain) == network.options
+
+
+def _decayed(network: ColorGenerator, recipe: ColorizeRecipe) -> list[dict[str, object]]:
+    """Weight decay for what multiplies activations of the layer before; none for the rest.
+
+    A trunk that was trained elsewhere moves slowly and is not drawn to zero.
+    """
+    trunk = list(network.trunk.parameters()) if isinstance(network, Pix2PixLite) else []
+    own = [w for w in network.parameters() if not any(w is other for other in trunk)]
+    groups = [
+        {"params": [weight for weight in own if weight.dim() > 1], **_decay(recipe.weight_decay)},
+        {"params": [weight for weight in own if weight.dim() <= 1], **_decay(0.0)},
     ]
+    if trunk:
+        groups.append({"params": trunk, **_decay(0.0), SHARE: recipe.trunk_rate})
+    return groups
+
+
+def _decay(weight_decay: float) -> dict[str, object]:
+    return {"weight_decay": weight_decay}
 
 
 def _examine(run: Run, trainee: Pretraining, exam: ColorExam) -> float:

@@ -50,7 +50,7 @@ class UpscaleRecipe:
     ema: float = 0.999  # decay of the averaged weights, per step
     seed: int = 0
     precision: Asked = "auto"  # auto measures a step of each
-    content: str = "charbonnier"  # or "l1", or "basicsr:<class>"
+    content: str = "charbonnier"  # or "log_charbonnier", "l1", or "basicsr:<class>"
     haar_weight: float = 0.0  # of the difference in Haar responses, beside 1 too
     # The perceptual stage; the weights stand beside 1 for the content loss.
     critic: str = "unet"  # or "vgg", or "basicsr:<class>"

@@ -29,6 +29,7 @@ log = logging.getLogger("vidsr.training")
 WARM_UP_STEPS = 8  # before the length of a run of so many minutes is settled
 LOST = 100.0  # times the usual loss: a training that is there never comes back
 USUAL = 20  # reports, before that is known
+SHARE = "share"  # of the learning rate: what a group of weights may have
 LEARNING_WARM_UP = 100  # steps over which the learning rate rises to its peak
 
 Losses = dict[str, Tensor]  # the first is the one that is reported; scalars, not synchronized
@@ -221,7 +222,7 @@ def _learning_rate(optimizer: torch.optim.Optimizer) -> float:
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(SHARE, 1.0)
 
 
 def _schedule(run: Run) -> float:
