@@ -208,6 +208,7 @@ def test_the_callers_random_numbers_are_left_alone(recipe, tmp_path):
         ({"scale": 8}, "scale 8 cannot be trained"),
         ({"ema": 1.0}, "ema 1.0 is no decay"),
         ({"haar_weight": -1.0}, "haar_weight -1.0 is below zero"),
+        ({"sharpness": -0.1}, "sharpness -0.1 is below zero"),
     ],
 )
 def test_recipes_that_cannot_work_are_refused(recipe, change, message):
@@ -242,13 +243,13 @@ def test_a_resumed_perceptual_run_is_the_uninterrupted_one(perceptual, tmp_path,
 @pytest.mark.parametrize("stage", ["fidelity", "perceptual"])
 def test_detail_may_count_beside_the_pixels(recipe, perceptual, tmp_path, stage):
     plain = recipe if stage == "fidelity" else perceptual
-    detailed = dataclasses.replace(plain, haar_weight=0.5)
+    detailed = dataclasses.replace(plain, haar_weight=0.5, sharpness=0.2)
     list(train(detailed, tmp_path / "detailed"))
     last = json.loads((tmp_path / "detailed" / "checkpoint.json").read_text())["log"][-1]
     assert last["haar"] > 0
     told = ModelCard.read(tmp_path / "detailed" / "tiny-x2.json").trained_on
     assert "charbonnier" in told
-    assert "and 0.5 x Haar responses" in told
+    assert "and 0.5 x Haar responses, originals sharpened by 0.2" in told
     list(train(plain, tmp_path / "plain"))
     assert losses_of(tmp_path / "plain")[-1] < last["loss"]
 

@@ -124,6 +124,20 @@ def lattice(output: Tensor, target: Tensor, scale: int) -> Tensor:
     return strays.abs().mean()
 
 
+def sharpened(pictures: Tensor, amount: float) -> Tensor:
+    """Originals with so much of an unsharp mask, of 1.5 pixels, clipped to [0,1].
+
+    A network that is in doubt where a line runs draws it wider and flatter than it is. Asked for
+    lines that are steeper than the originals', it draws them as steep (Real-ESRGAN, Wang et al.
+    2021, arXiv:2107.10833, section 3.4).
+    """
+    places = torch.arange(-4.0, 5.0, device=pictures.device)
+    taps = torch.exp(-((places / 1.5) ** 2) / 2)
+    kernel = (torch.outer(taps, taps) / taps.sum() ** 2).expand(3, 1, 9, 9)
+    blurred = F.conv2d(F.pad(pictures, (4,) * 4, mode="reflect"), kernel, groups=3)
+    return (pictures + amount * (pictures - blurred)).clamp(0, 1)
+
+
 def haar_difference(output: Tensor, target: Tensor) -> Tensor:
     """1 less the likeness of both lumas' Haar responses, weighed by the coarse ones: 0 if equal.
 

@@ -52,6 +52,7 @@ class UpscaleRecipe:
     precision: Asked = "auto"  # auto measures a step of each
     content: str = "charbonnier"  # or "log_charbonnier", "l1", or "basicsr:<class>"
     haar_weight: float = 0.0  # of the difference in Haar responses, beside 1 too
+    sharpness: float = 0.0  # of an unsharp mask that originals get, for steep lines
     # The perceptual stage; the weights stand beside 1 for the content loss.
     critic: str = "unet"  # or "vgg", or "basicsr:<class>"
     critic_channels: int = 32
@@ -73,8 +74,9 @@ class UpscaleRecipe:
             raise RequestError(f"scale {self.scale} cannot be trained; 2, 3 or 4 can")
         if not 0 <= self.ema < 1:
             raise RequestError(f"ema {self.ema} is no decay; it lies in [0, 1)")
-        if self.haar_weight < 0:
-            raise RequestError(f"haar_weight {self.haar_weight} is below zero")
+        for word in ("haar_weight", "sharpness"):
+            if getattr(self, word) < 0:
+                raise RequestError(f"{word} {getattr(self, word)} is below zero")
         self._check_start()
         if not 0 < self.damaged_share < 1:
             raise RequestError(

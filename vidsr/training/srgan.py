@@ -34,6 +34,7 @@ from vidsr.training.losses import (
     haar_difference,
     lattice,
     open_content_loss,
+    sharpened,
 )
 from vidsr.training.precision import training_precision
 from vidsr.training.recipe import UpscaleRecipe, as_options
@@ -118,10 +119,15 @@ class Fidelity:
 
     def step(self, low_res: Tensor, high_res: Tensor, number: int) -> Losses:
         """See `Trainee`."""
-        parts = self.nearness(self.enlarged(low_res), high_res.to(self.device))
+        parts = self.nearness(self.enlarged(low_res), self.wanted(high_res))
         loss = torch.stack(list(parts.values())).sum()
         self.follow(loss, number)
         return {"loss": loss.detach(), **_told(parts)}
+
+    def wanted(self, high_res: Tensor) -> Tensor:
+        """The originals on the device, sharpened where the recipe says so."""
+        high_res = high_res.to(self.device)
+        return sharpened(high_res, self.recipe.sharpness) if self.recipe.sharpness else high_res
 
     def nearness(self, output: Tensor, high_res: Tensor) -> dict[str, Tensor]:
         """How far the output is from the original: by pixels and, as far as they count, detail."""
@@ -162,7 +168,7 @@ class Perceptual(Fidelity):
 
     def step(self, low_res: Tensor, high_res: Tensor, number: int) -> Losses:
         """See `Trainee`; the first `critic_steps` teach the critic alone."""
-        high_res = high_res.to(self.device)
+        high_res = self.wanted(high_res)
         if number < self.recipe.critic_steps:
             with torch.no_grad():
                 output = self.enlarged(low_res)
@@ -226,6 +232,7 @@ def export(run: Run, recipe: UpscaleRecipe, measured: dict[str, float]) -> None:
     }
     loss = losses[recipe.stage]
     loss += f" and {recipe.haar_weight:g} x Haar responses" if recipe.haar_weight else ""
+    loss += f", originals sharpened by {recipe.sharpness:g}" if recipe.sharpness else ""
     card = replace(
         recipe.card(),
         sha256=sha256_of(weights),
