@@ -143,6 +143,19 @@ def test_the_adversarial_stage_moves_both_networks(adversarial, tmp_path):
     assert {"loss", "adversarial", "l1", "critic"} <= entry.keys()
 
 
+def test_a_share_of_what_it_began_with_may_stay(adversarial, tmp_path):
+    mixed = dataclasses.replace(adversarial, init_share=0.5)
+    for name, kind in (("whole", adversarial), ("mixed", mixed)):
+        list(train(kind, tmp_path / name))
+    start = read_state(tmp_path / "first" / "first.safetensors")
+    end = read_state(tmp_path / "whole" / "tiny.safetensors")
+    for key, tensor in read_state(tmp_path / "mixed" / "tiny.safetensors").items():
+        middle = (start[key].float() + end[key].float()) / 2
+        torch.testing.assert_close(tensor.float(), middle, rtol=2e-3, atol=1e-4)
+    told = ModelCard.read(tmp_path / "mixed" / "tiny.json").trained_on
+    assert "from first, of which 50% stayed;" in told
+
+
 def test_the_export_loads_and_its_card_is_true(recipe, tmp_path):
     run_dir = tmp_path / "run"
     for report in train(recipe, run_dir):

@@ -27,6 +27,7 @@ class ColorizeRecipe:
     stage: Literal["pretrain", "adversarial"] = "pretrain"
     init: str = ""  # a shipped model or a checkpoint to start from; adversarial needs one
     network: Literal["pix2pix", "pix2pix-lite"] = "pix2pix"  # lite begins with pretrained features
+    init_share: float = 0.0  # of init's own weights in what is exported
     channels: int = 32  # of the generator at half of the picture's size
     blocks: int = 3  # residual blocks at its bottom; pix2pix-lite has none
     minutes: float | None = None  # scales the schedule to a budget, by the measured rate
@@ -66,6 +67,8 @@ class ColorizeRecipe:
         if self.patch % MULTIPLE or self.patch <= 0:
             raise RequestError(f"patch {self.patch} is no multiple of {MULTIPLE}")
         self._check_shares()
+        if not 0 <= self.init_share < 1 or (self.init_share and not self.init):
+            raise RequestError(f"init_share {self.init_share} is a share of init, in [0, 1)")
         if self.entropy < 0:
             raise RequestError(f"entropy {self.entropy} is below zero")
         if self.stage == "adversarial":

@@ -38,3 +38,17 @@ def follow(
 def early_decay(decay: float, step: int) -> float:
     """The decay of an average that follows closely at the start."""
     return min(decay, step / (step + 10))
+
+
+def between(
+    average: dict[str, Tensor], origin: dict[str, Tensor], share: float
+) -> dict[str, Tensor]:
+    """Weights of which `share` is where a training began and the rest where it came to.
+
+    Between weights before and after a training that went on from them lies one valley, and a point
+    between keeps most of both skills (WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903).
+    """
+    return {
+        key: torch.lerp(value, origin[key].to(value.device), share)
+        for key, value in average.items()
+    }

@@ -12,7 +12,8 @@ of the originals' colorfulness, CIEDE2000 was 12.7 for the mean and 11.0 sharpen
 39 pictures of color/val at 64 pixels.
 
 What is exported is the moving average of the weights, as it was when it did best on the validation
-pictures.
+pictures, and as far as `init_share` says what it was before: half of it kept the colors of the
+adversarial stage and left most of its blotches.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from vidsr.training.color_classes import ColorClasses, class_prior
 from vidsr.training.color_data import ColorCrops, load_small
 from vidsr.training.color_exam import ColorExam
 from vidsr.training.color_recipe import ColorizeRecipe
-from vidsr.training.descent import early_decay, follow
+from vidsr.training.descent import between, early_decay, follow
 from vidsr.training.losses import discriminator_loss, generator_loss, l1
 from vidsr.training.patchgan import PatchDiscriminator
 from vidsr.training.precision import training_precision
@@ -140,7 +141,9 @@ class Pretraining:
             "classes": self.classes,
         }
         self.optimizers: dict[str, torch.optim.Optimizer] = {
-            "optimizer": torch.optim.AdamW(_decayed(self.network, recipe), lr=recipe.learning_rate)
+            "optimizer": torch.optim.AdamW(
+                _groups(self.network, recipe, recipe.weight_decay), lr=recipe.learning_rate
+            )
         }
 
     def step(self, inputs: Tensor, targets: Tensor, number: int) -> Losses:
@@ -194,7 +197,7 @@ class Adversarial(Pretraining):
         # As published (section 3.3): Adam with a short memory of the gradient.
         self.optimizers = {
             "optimizer": torch.optim.Adam(
-                self.network.parameters(), lr=recipe.learning_rate, betas=(0.5, 0.999)
+                _groups(self.network, recipe, 0.0), lr=recipe.learning_rate, betas=(0.5, 0.999)
             ),
             "critic_optimizer": torch.optim.Adam(
                 self.critic.parameters(), lr=recipe.critic_learning_rate, betas=(0.5, 0.999)
@@ -244,11 +247,15 @@ def export(run: Run, trainee: Pretraining, recipe: ColorizeRecipe, exam: ColorEx
         MediaError: the folder cannot be written.
     """
     network = trainee.answering(trainee.best if exam else trainee.average)
+    if recipe.init_share:
+        began = _initial(recipe).state_dict()
+        network.load_state_dict(between(network.state_dict(), began, recipe.init_share))
     weights = run.folder / f"{recipe.name}.safetensors"
     halves = {key: value.half() for key, value in network.state_dict().items()}
     checkpoint.write_tensors(weights, halves)
     pictures = ", ".join("/".join(folder.parts[-2:]) for folder in recipe.data)
-    origin = f"from {Path(recipe.init).stem}; " if recipe.init else _TRUNK[recipe.network]
+    stayed = f", of which {recipe.init_share:.0%} stayed" if recipe.init_share else ""
+    origin = f"from {Path(recipe.init).stem}{stayed}; " if recipe.init else _TRUNK[recipe.network]
     losses = {
         "pretrain": f"rebalanced classification, temperature {recipe.temperature:g}",
         "adversarial": f"{recipe.l1_weight:g} x L1 and a PatchGAN",
@@ -317,24 +324,23 @@ def _same_sizes(trained: object, network: ColorGenerator) -> bool:
     return replace(trained.options, gain=network.options.gain) == network.options
 
 
-def _decayed(network: ColorGenerator, recipe: ColorizeRecipe) -> list[dict[str, object]]:
+def _groups(
+    network: ColorGenerator, recipe: ColorizeRecipe, weight_decay: float
+) -> list[dict[str, object]]:
     """Weight decay for what multiplies activations of the layer before; none for the rest.
 
     A trunk that was trained elsewhere moves slowly and is not drawn to zero.
     """
-    trunk = list(network.trunk.parameters()) if isinstance(network, Pix2PixLite) else []
-    own = [w for w in network.parameters() if not any(w is other for other in trunk)]
-    groups = [
-        {"params": [weight for weight in own if weight.dim() > 1], **_decay(recipe.weight_decay)},
-        {"params": [weight for weight in own if weight.dim() <= 1], **_decay(0.0)},
+    trunk = set(network.trunk.parameters()) if isinstance(network, Pix2PixLite) else set()
+    own = [weight for weight in network.parameters() if weight not in trunk]
+    groups: list[dict[str, object]] = [
+        {"params": [weight for weight in own if weight.dim() > 1], "weight_decay": weight_decay},
+        {"params": [weight for weight in own if weight.dim() <= 1], "weight_decay": 0.0},
     ]
-    if trunk:
-        groups.append({"params": trunk, **_decay(0.0), SHARE: recipe.trunk_rate})
+    if isinstance(network, Pix2PixLite):
+        moved = list(network.trunk.parameters())
+        groups.append({"params": moved, "weight_decay": 0.0, SHARE: recipe.trunk_rate})
     return groups
-
-
-def _decay(weight_decay: float) -> dict[str, object]:
-    return {"weight_decay": weight_decay}
 
 
 def _examine(run: Run, trainee: Pretraining, exam: ColorExam) -> float:

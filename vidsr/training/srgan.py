@@ -23,7 +23,7 @@ from vidsr.models.card import sha256_of
 from vidsr.models.load import build, load, resolve
 from vidsr.training import checkpoint
 from vidsr.training.data import Crops, load_pictures
-from vidsr.training.descent import early_decay, follow
+from vidsr.training.descent import between, early_decay, follow
 from vidsr.training.discriminators import open_discriminator
 from vidsr.training.growth import grow
 from vidsr.training.losses import (
@@ -249,19 +249,11 @@ def export(run: Run, recipe: UpscaleRecipe, measured: dict[str, float]) -> None:
 
 
 def _exported(run: Run, recipe: UpscaleRecipe) -> dict[str, Tensor]:
-    """The average of the run, and of where it came from by `init_share`.
-
-    Between weights before and after a training that went on from them lies one valley, and a point
-    between keeps most of both skills (WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903).
-    """
+    """The average of the run, and of where it came from by `init_share`."""
     average = run.trainee.modules["average"].state_dict()
     if not recipe.init_share:
         return average
-    origin = _initial(recipe).state_dict()
-    return {
-        key: torch.lerp(value, origin[key].to(value.device), recipe.init_share)
-        for key, value in average.items()
-    }
+    return between(average, _initial(recipe).state_dict(), recipe.init_share)
 
 
 def _crops(recipe: UpscaleRecipe, device: torch.device) -> Crops:
