@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from vidsr.errors import RequestError
@@ -16,10 +18,9 @@ def test_every_shipped_recipe_is_one(tmp_path):
 def test_every_shipped_colorizer_has_its_recipe(tmp_path):
     for card in shipped_cards():
         if card.task == "colorize":
-            sizes = one_recipe(card.name, tmp_path, {}).sizes()
-            assert card.sizes == {"channels": sizes.channels, "blocks": sizes.blocks} | {
-                "gain": sizes.gain
-            }
+            recipe = one_recipe(card.name, tmp_path, {})
+            assert card.network == recipe.network
+            assert card.sizes == dataclasses.asdict(recipe.sizes())
 
 
 def test_what_is_given_beside_a_recipe_wins(tmp_path):
@@ -44,6 +45,7 @@ def test_options_that_cannot_work_say_why(tmp_path, options, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"init_share": 0.5}, "init_share 0.5 is a share of init"),
         ({"steps": None}, "either --minutes or --steps"),
         ({"patch": 40}, "patch 40 is no multiple of 16"),
         ({"dropout": 1.0}, "dropout 1.0 does not lie"),
