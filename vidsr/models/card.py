@@ -25,7 +25,7 @@ class ModelCard:
     """Everything that the rest of vidsr needs to know of `<name>.safetensors`."""
 
     name: str  # the weights file's stem
-    network: str  # "compact", "srgan", "msrresnet", "rrdb" or "pix2pix"
+    network: str  # "compact", "srgan", "msrresnet", "rrdb", "pix2pix", "pix2pix-lite"
     sizes: dict[str, int]  # the network's options: channels, blocks, ...
     scale: int  # output pixels per input pixel, each way
     halo: int  # context in input pixels that a tile needs on each side
