@@ -3,14 +3,13 @@
     python benchmarks/colorize.py CLIP [--model fast] [--scale 2] [--colorizer colorize] [--pairs 3]
 
 Decode, the coloring stage with its optical flow, the enlarging stage and encode run alone, then the
-whole command's path; all on the same frames. The bar: the whole takes at most 1.1 times the parts'
-sum. Prints medians and writes JSON.
+whole command's path. Before any timing, the frames of the whole are held against the parts'. The
+bar: the whole takes at most 1.1 times the parts' sum. Prints medians and writes JSON.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 from pathlib import Path
 from statistics import median
@@ -18,14 +17,15 @@ from tempfile import TemporaryDirectory
 
 import torch
 from pipeline import (
-    _converters,
-    _decoded,
-    _enlarged,
-    _processor,
+    converters,
     decode,
+    decoded_frames,
     encode,
     engine,
+    enlarged_frames,
     once,
+    processor,
+    verify,
     whole_run,
 )
 
@@ -38,6 +38,7 @@ from vidsr.networks import open_colorizer
 from vidsr.request import ColorRequest, EngineRequest, Job, SizeRequest
 
 LIMIT = 1.1
+IN_BETWEEN = 2  # codes: the whole rounds colored frames to 16 bits, and bf16 enlarges what differs
 
 
 def main() -> None:
@@ -68,8 +69,9 @@ def main() -> None:
 
 def measure(planned: Plan, pairs: int) -> dict[str, object]:
     """Seconds of the parts and of the whole, in turns."""
-    frames, cores = _decoded(planned), usable_cores()
-    enlarged = _enlarged(dataclasses.replace(planned, color=None), frames)
+    frames, cores = decoded_frames(planned), usable_cores()
+    enlarged = enlarged_frames(planned, frames)
+    verify(planned, enlarged, IN_BETWEEN)
     parts = {
         "decode": lambda: decode(planned, cores, len(frames)),
         "color": lambda: color(planned, frames, cores),
@@ -83,7 +85,7 @@ def measure(planned: Plan, pairs: int) -> dict[str, object]:
     return {
         "clip": planned.info.path.name,
         "frames": len(frames),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": cores,
         "seconds": seconds,
         "whole / parts": seconds["whole"] / apart,
@@ -96,7 +98,7 @@ def color(planned: Plan, frames: list[Frame], threads: int) -> None:
     """The coloring stage alone, on RGB pictures of the clip."""
     assert planned.color is not None
     torch.set_num_threads(threads)
-    source, _ = _converters(planned)
+    source, _ = converters(planned)
     stage = open_colorizer(planned.color, planned.info.color.matrix)
     for frame in frames:
         stage(source.to_rgb([torch.from_numpy(plane) for plane in frame.planes]))

@@ -61,7 +61,7 @@ def dss(picture: Picture, original: Picture, *, border: int) -> float:
     )  # (64, 1, H/8, W/8)
     constant = torch.full((len(ours), 1, 1, 1), 300.0, dtype=ours.dtype)
     constant[0] = 1000.0
-    window = _gaussian(3, 1.5)
+    window = gaussian(3, 1.5)
     variance, their_variance, covariance = _moments(ours, theirs, window, padding=1)[2:]
     variance, their_variance = variance.clamp(min=0), their_variance.clamp(min=0)
     geometric = (variance * their_variance).sqrt()
@@ -92,7 +92,7 @@ def _plane(samples: object) -> Tensor:
     return torch.as_tensor(samples, dtype=torch.float64)[None, None]
 
 
-def _gaussian(side: int, sigma: float) -> Tensor:
+def gaussian(side: int, sigma: float) -> Tensor:
     """A row (side,) that sums to one."""
     places = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
     row = torch.exp(-(places**2) / (2 * sigma**2))
@@ -117,7 +117,7 @@ def _moments(ours: Tensor, theirs: Tensor, window: Tensor, *, padding: int = 0) 
 def _ssim(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
     """Mean of SSIM and of its contrast and structure alone (Wang et al. 2004, equation 13)."""
     mean, their_mean, variance, their_variance, covariance = _moments(
-        ours, theirs, _gaussian(11, 1.5)
+        ours, theirs, gaussian(11, 1.5)
     )
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     structure = (2 * covariance + c2) / (variance + their_variance + c2)

@@ -57,6 +57,7 @@ class ColorGenerator(nn.Module):
     """
 
     colors: Tensor  # (169,2): what the last layer's channels stand for
+    up: nn.ModuleList  # joins the deepest features with those above, from below upward
 
     def __init__(self, options: ColorOptions) -> None:
         super().__init__()
@@ -70,8 +71,8 @@ class ColorGenerator(nn.Module):
         """How far, in input pixels, one output pixel looks: further than any picture goes."""
         return 1 << 20
 
-    def features(self, lightness: Tensor) -> Tensor:
-        """(N,1,H,W) -> (N,channels,H/2,W/2): what the last layer judges by."""
+    def descend(self, lightness: Tensor) -> list[Tensor]:
+        """(N,1,H,W) -> features, each at half the size of those before, the first at H/2 x W/2."""
         raise NotImplementedError
 
     def logits(self, lightness: Tensor) -> Tensor:
@@ -85,7 +86,10 @@ class ColorGenerator(nn.Module):
             raise ModelError(
                 f"the colorizer takes sides that are multiples of {MULTIPLE}, not {width}x{height}"
             )
-        logits: Tensor = self.head(self.features(lightness))
+        *skips, features = self.descend(lightness)
+        for up, skip in zip(self.up, reversed(skips), strict=True):
+            features = up(features, skip)
+        logits: Tensor = self.head(features)
         return logits.permute(0, 2, 3, 1)
 
     def forward(self, lightness: Tensor) -> Tensor:
@@ -126,14 +130,11 @@ class Pix2PixGenerator(ColorGenerator):
             _Joining(wide, narrow, narrow) for wide, narrow in pairwise(reversed(widths))
         )
 
-    def features(self, lightness: Tensor) -> Tensor:
+    def descend(self, lightness: Tensor) -> list[Tensor]:
         """See `ColorGenerator`."""
-        skips = [self.stem(lightness)]
-        for down in self.down:
-            skips.append(down(skips[-1]))
-        features: Tensor = self.bottom(skips[-1])
-        for up, skip in zip(self.up, reversed(skips), strict=True):
-            features = up(features, skip)
+        features = [self.stem(lightness)]
+        for down in (*self.down, self.bottom):
+            features.append(down(features[-1]))
         return features
 
 
@@ -161,14 +162,11 @@ class Pix2PixLite(ColorGenerator):
             )
         )
 
-    def features(self, lightness: Tensor) -> Tensor:
+    def descend(self, lightness: Tensor) -> list[Tensor]:
         """See `ColorGenerator`."""
         given = zip(self.norms, self.trunk(lightness), strict=True)
         *skips, deepest = (self.dropout(norm(features)) for norm, features in given)
-        features: Tensor = self.bottom(deepest)
-        for up, skip in zip(self.up, reversed(skips), strict=True):
-            features = up(features, skip)
-        return features
+        return [*skips, self.bottom(deepest)]
 
 
 @torch.no_grad()

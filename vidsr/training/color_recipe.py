@@ -11,7 +11,12 @@ from vidsr.errors import RequestError
 from vidsr.models.pix2pix import MULTIPLE, ColorOptions, Pix2PixOptions
 from vidsr.training.patchgan import SMALLEST_SIDE
 from vidsr.training.precision import Asked
-from vidsr.training.recipe import check_positive, checked_options, merged_options
+from vidsr.training.recipe import (
+    check_init_share,
+    check_positive,
+    checked_options,
+    merged_options,
+)
 from vidsr.training.run import Budget
 
 SHIPPED = "recipes_color.toml"
@@ -67,8 +72,7 @@ class ColorizeRecipe:
         if self.patch % MULTIPLE or self.patch <= 0:
             raise RequestError(f"patch {self.patch} is no multiple of {MULTIPLE}")
         self._check_shares()
-        if not 0 <= self.init_share < 1 or (self.init_share and not self.init):
-            raise RequestError(f"init_share {self.init_share} is a share of init, in [0, 1)")
+        check_init_share(self.init, self.init_share)
         if self.entropy < 0:
             raise RequestError(f"entropy {self.entropy} is below zero")
         if self.stage == "adversarial":

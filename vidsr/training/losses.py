@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidsr.errors import RequestError
-from vidsr.evaluation.similarity import YIQ, haar_likeness
+from vidsr.evaluation.similarity import YIQ, gaussian, haar_likeness
 from vidsr.training.discriminators import Discriminator, basicsr_door
 
 ContentLoss = Callable[[Tensor, Tensor], Tensor]  # (output, target) -> loss
@@ -131,9 +131,8 @@ def sharpened(pictures: Tensor, amount: float) -> Tensor:
     lines that are steeper than the originals', it draws them as steep (Real-ESRGAN, Wang et al.
     2021, arXiv:2107.10833, section 3.4).
     """
-    places = torch.arange(-4.0, 5.0, device=pictures.device)
-    taps = torch.exp(-((places / 1.5) ** 2) / 2)
-    kernel = (torch.outer(taps, taps) / taps.sum() ** 2).expand(3, 1, 9, 9)
+    row = gaussian(9, 1.5).to(pictures)
+    kernel = torch.outer(row, row).expand(3, 1, 9, 9)
     blurred = F.conv2d(F.pad(pictures, (4,) * 4, mode="reflect"), kernel, groups=3)
     return (pictures + amount * (pictures - blurred)).clamp(0, 1)
 

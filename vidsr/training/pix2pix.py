@@ -305,7 +305,8 @@ def _initial(recipe: ColorizeRecipe) -> ColorGenerator:
         network = Pix2PixGenerator(sizes, dropout=recipe.dropout)
     else:
         network = Pix2PixLite(sizes, dropout=recipe.dropout)
-        network.trunk = network.trunk if recipe.init else pretrained_trunk()
+        if not recipe.init:
+            network.trunk = pretrained_trunk()
     if recipe.init:
         trained = load(*resolve(recipe.init))
         if not _same_sizes(trained, network):

@@ -87,8 +87,7 @@ class UpscaleRecipe:
         check_positive(self, _POSITIVE)
 
     def _check_start(self) -> None:
-        if not 0 <= self.init_share < 1 or (self.init_share and not self.init):
-            raise RequestError(f"init_share {self.init_share} is a share of init, in [0, 1)")
+        check_init_share(self.init, self.init_share)
         if self.stage == "perceptual" and not self.init:
             raise RequestError("the perceptual stage starts from trained weights: --init NAME")
 
@@ -122,6 +121,16 @@ _POSITIVE = (
     "critic_channels",
     "critic_steps",
 )
+
+
+def check_init_share(init: str, share: float) -> None:
+    """Refuse a share of what a training did not begin with.
+
+    Raises:
+        RequestError: no share, or no `init`.
+    """
+    if not 0 <= share < 1 or (share and not init):
+        raise RequestError(f"init_share {share} is a share of init, in [0, 1)")
 
 
 def check_positive(recipe: object, words: Iterable[str]) -> None:
