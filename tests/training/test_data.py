@@ -66,6 +66,22 @@ def test_batches_are_pairs_of_the_right_shape_and_range():
     assert torch.equal(shrink(high_res, 3), low_res)
 
 
+@pytest.mark.parametrize("degradation", ["clean", "mixed", "video"])
+def test_only_originals_of_clean_crops_are_sharpened(degradation):
+    y, x = torch.meshgrid(torch.arange(36), torch.arange(36), indexing="ij")
+    picture = (((x // 5 + y // 7) % 2) * 90 + 80).to(torch.uint8).expand(3, 36, 36)
+    plain, sharp = (
+        Crops([picture], 3, 6, 4, degradation, damaged_share=0.5, sharpness=amount)
+        for amount in (0.0, 0.4)
+    )
+    ours, theirs = (crops.draw(torch.Generator().manual_seed(0)) for crops in (sharp, plain))
+    assert torch.equal(ours[0], theirs[0])
+    contrast = ours[1].std((1, 2, 3)) / theirs[1].std((1, 2, 3))
+    steeper = 4 if degradation == "clean" else 2
+    assert bool((contrast[:steeper] > 1.05).all())
+    assert torch.equal(ours[1][steeper:], theirs[1][steeper:])
+
+
 def test_all_eight_turns_of_a_picture_are_drawn():
     picture = torch.arange(3 * 4 * 4, dtype=torch.uint8).reshape(3, 4, 4)
     crops = Crops([picture], scale=2, patch=2, batch=200)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vidsr.evaluation.metrics import shrink
-from vidsr.training.degradation import KERNELS, Dice, degrade, reduce
+from vidsr.training.degradation import DAMAGES, KERNELS, Dice, degrade, reduce, sharpened
 
 
 def smooth_picture(height=144, width=160):
@@ -31,6 +31,27 @@ def test_the_damage_is_mild_and_differs():
     # 24 dB: half the size and back, then CRF 32; 60 dB would be nothing but rounding.
     assert min(psnr) > 24
     assert max(psnr) - min(psnr) > 6
+
+
+def test_video_is_damaged_more_than_the_mix():
+    picture = smooth_picture()
+    clean = shrink(picture[None].float() / 255, 2)[0] * 255
+
+    def mean_error(damage):
+        seeds = (torch.Generator().manual_seed(seed) for seed in range(24))
+        damaged = (degrade(picture, 2, seed, DAMAGES[damage]) for seed in seeds)
+        return sum(float((one - clean).abs().mean()) for one in damaged) / 24
+
+    assert mean_error("video") > 1.05 * mean_error("mixed")
+
+
+def test_a_sharpened_edge_is_steeper_and_flat_areas_stay():
+    edge = torch.full((1, 3, 32, 32), 0.3)
+    edge[..., 16:] = 0.6
+    sharp = sharpened(edge, 0.3)
+    assert sharp[..., 16].min() - sharp[..., 15].max() > 0.3 * 1.2
+    torch.testing.assert_close(sharp[..., :8], edge[..., :8])
+    torch.testing.assert_close(sharpened(edge, 0.0), edge)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -249,7 +249,7 @@ def test_detail_may_count_beside_the_pixels(recipe, perceptual, tmp_path, stage)
     assert last["haar"] > 0
     told = ModelCard.read(tmp_path / "detailed" / "tiny-x2.json").trained_on
     assert "charbonnier" in told
-    assert "and 0.5 x Haar responses, originals sharpened by 0.2" in told
+    assert "and 0.5 x Haar responses, originals of clean crops sharpened by 0.2" in told
     list(train(plain, tmp_path / "plain"))
     assert losses_of(tmp_path / "plain")[-1] < last["loss"]
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from vidsr.errors import MediaError, RequestError
 from vidsr.evaluation.evaluate import picture_paths, read_picture
 from vidsr.evaluation.metrics import shrink
-from vidsr.training.degradation import Dice, degrade, reduce, rounded
+from vidsr.training.degradation import DAMAGES, Dice, degrade, reduce, rounded, sharpened
 
 log = logging.getLogger("vidsr.training")
 
-Degradation = Literal["clean", "mixed"]
+Degradation = Literal["clean", "mixed", "video"]
 VARIANTS = 4  # damaged versions of each picture; more are not seen to help, and each is kept
 
 
@@ -27,9 +27,9 @@ VARIANTS = 4  # damaged versions of each picture; more are not seen to help, and
 class Crops:
     """Random crops of decoded pictures; the same generator state gives the same batches.
 
-    "clean": the low-res crop is the antialiased bicubic reduction, as in the benchmarks. "mixed":
-    a share of each batch is cut from mildly damaged low-res pictures (`degrade`), which are made
-    when first drawn and then kept; the rest is clean but reduced by a random kernel.
+    "clean": the low-res crop is the antialiased bicubic reduction, as in the benchmarks. "mixed"
+    and "video": a share of each batch is cut from low-res pictures with that damage (`degrade`),
+    which are made when first drawn and then kept; the rest is clean but reduced by a random kernel.
     """
 
     pictures: list[Tensor]  # each (3,H,W) uint8 on one device; H, W divide by 2 * scale
@@ -38,7 +38,8 @@ class Crops:
     batch: int
     degradation: Degradation = "clean"
     seed: int = 0  # of the damage
-    damaged_share: float = 0.5  # of a mixed batch
+    damaged_share: float = 0.5  # of a batch that is not clean
+    sharpness: float = 0.0  # of the unsharp mask that the originals of clean crops get
     _damaged: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -49,19 +50,23 @@ class Crops:
         dice = Dice(generator)
         if self.degradation == "clean":
             high_res = self._stack([self._crop(dice) for _ in range(self.batch)])
-            return shrink(high_res, self.scale), high_res
+            return shrink(high_res, self.scale), self._wanted(high_res)
         damaged = min(self.batch - 1, int(self.batch * self.damaged_share))
         clean = self._stack([self._crop(dice) for _ in range(self.batch - damaged)])
         reduced = rounded(reduce(clean, (self.patch, self.patch), dice.kernel()))
         pairs = [self._damaged_pair(dice) for _ in range(damaged)]
         low_res = torch.cat([reduced, *(self._stack([low]) for low, _ in pairs)])
-        return low_res, torch.cat([clean, *(self._stack([high]) for _, high in pairs)])
+        wanted = self._wanted(clean)
+        return low_res, torch.cat([wanted, *(self._stack([high]) for _, high in pairs)])
 
     def prepare(self, threads: int) -> None:
         """Make every damaged picture now, on so many threads, instead of when first drawn."""
-        if self.degradation == "mixed":
+        if self.degradation != "clean":
             with ThreadPoolExecutor(threads) as pool:
                 list(pool.map(self._variant, range(len(self.pictures) * VARIANTS)))
+
+    def _wanted(self, clean: Tensor) -> Tensor:
+        return sharpened(clean, self.sharpness) if self.sharpness else clean
 
     def _stack(self, crops: list[Tensor]) -> Tensor:
         return torch.stack(crops).float().div_(255)
@@ -91,7 +96,7 @@ class Crops:
         if number not in self._damaged:
             picture = self.pictures[number // VARIANTS]
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-            damaged = degrade(picture.cpu(), self.scale, generator)
+            damaged = degrade(picture.cpu(), self.scale, generator, DAMAGES[self.degradation])
             self._damaged[number] = damaged.to(picture.device)
         return self._damaged[number]
 

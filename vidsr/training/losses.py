@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidsr.errors import RequestError
-from vidsr.evaluation.similarity import YIQ, gaussian, haar_likeness
+from vidsr.evaluation.similarity import YIQ, haar_likeness
 from vidsr.training.discriminators import Discriminator, basicsr_door
 
 ContentLoss = Callable[[Tensor, Tensor], Tensor]  # (output, target) -> loss
@@ -122,19 +122,6 @@ def lattice(output: Tensor, target: Tensor, scale: int) -> Tensor:
     places = mean.view(len(mean), -1, scale**2, *mean.shape[-2:])
     strays = places - places.mean(2, keepdim=True)
     return strays.abs().mean()
-
-
-def sharpened(pictures: Tensor, amount: float) -> Tensor:
-    """Originals with so much of an unsharp mask, of 1.5 pixels, clipped to [0,1].
-
-    A network that is in doubt where a line runs draws it wider and flatter than it is. Asked for
-    lines that are steeper than the originals', it draws them as steep (Real-ESRGAN, Wang et al.
-    2021, arXiv:2107.10833, section 3.4).
-    """
-    row = gaussian(9, 1.5).to(pictures)
-    kernel = torch.outer(row, row).expand(3, 1, 9, 9)
-    blurred = F.conv2d(F.pad(pictures, (4,) * 4, mode="reflect"), kernel, groups=3)
-    return (pictures + amount * (pictures - blurred)).clamp(0, 1)
 
 
 def haar_difference(output: Tensor, target: Tensor) -> Tensor:

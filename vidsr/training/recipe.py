@@ -41,7 +41,7 @@ class UpscaleRecipe:
     channels: int = 32
     blocks: int = 8
     degradation: Degradation = "mixed"
-    damaged_share: float = 0.5  # of a mixed batch; the rest is clean
+    damaged_share: float = 0.5  # of a batch, unless all is clean; the rest is clean
     minutes: float | None = None  # scales the schedule to a budget, by the measured rate
     steps: int | None = None  # or the length of the schedule in iterations
     batch: int = 16
@@ -52,7 +52,7 @@ class UpscaleRecipe:
     precision: Asked = "auto"  # auto measures a step of each
     content: str = "charbonnier"  # or "log_charbonnier", "l1", or "basicsr:<class>"
     haar_weight: float = 0.0  # of the difference in Haar responses, beside 1 too
-    sharpness: float = 0.0  # of an unsharp mask that originals get, for steep lines
+    sharpness: float = 0.0  # of an unsharp mask that originals of clean crops get, for steep lines
     # The perceptual stage; the weights stand beside 1 for the content loss.
     critic: str = "unet"  # or "vgg", or "basicsr:<class>"
     critic_channels: int = 32
@@ -82,8 +82,8 @@ class UpscaleRecipe:
             raise RequestError(
                 f"damaged_share {self.damaged_share} is no share of a batch, in (0, 1)"
             )
-        if self.degradation == "mixed" and self.batch < 2:
-            raise RequestError("a mixed batch holds clean and damaged crops: --batch 2 or more")
+        if self.degradation != "clean" and self.batch < 2:
+            raise RequestError("a batch holds clean and damaged crops: --batch 2 or more")
         check_positive(self, _POSITIVE)
 
     def _check_start(self) -> None:

@@ -34,7 +34,6 @@ from vidsr.training.losses import (
     haar_difference,
     lattice,
     open_content_loss,
-    sharpened,
 )
 from vidsr.training.precision import training_precision
 from vidsr.training.recipe import UpscaleRecipe, as_options
@@ -119,15 +118,10 @@ class Fidelity:
 
     def step(self, low_res: Tensor, high_res: Tensor, number: int) -> Losses:
         """See `Trainee`."""
-        parts = self.nearness(self.enlarged(low_res), self.wanted(high_res))
+        parts = self.nearness(self.enlarged(low_res), high_res.to(self.device))
         loss = torch.stack(list(parts.values())).sum()
         self.follow(loss, number)
         return {"loss": loss.detach(), **_told(parts)}
-
-    def wanted(self, high_res: Tensor) -> Tensor:
-        """The originals on the device, sharpened where the recipe says so."""
-        high_res = high_res.to(self.device)
-        return sharpened(high_res, self.recipe.sharpness) if self.recipe.sharpness else high_res
 
     def nearness(self, output: Tensor, high_res: Tensor) -> dict[str, Tensor]:
         """How far the output is from the original: by pixels and, as far as they count, detail."""
@@ -168,7 +162,7 @@ class Perceptual(Fidelity):
 
     def step(self, low_res: Tensor, high_res: Tensor, number: int) -> Losses:
         """See `Trainee`; the first `critic_steps` teach the critic alone."""
-        high_res = self.wanted(high_res)
+        high_res = high_res.to(self.device)
         if number < self.recipe.critic_steps:
             with torch.no_grad():
                 output = self.enlarged(low_res)
@@ -217,13 +211,13 @@ def export(run: Run, recipe: UpscaleRecipe, measured: dict[str, float]) -> None:
     weights = run.folder / f"{recipe.name}.safetensors"
     checkpoint.write_tensors(weights, _exported(run, recipe))
     pictures = ", ".join("/".join(folder.parts[-2:]) for folder in recipe.data)
-    damage = {
-        "clean": "antialiased bicubic low-res, 8 bit",
-        "mixed": (
-            f"low-res {1 - recipe.damaged_share:.0%} clean (four kernels), "
-            f"{recipe.damaged_share:.0%} mildly blurred, noisy and compressed"
-        ),
-    }
+    words = {"mixed": "mildly blurred, noisy and compressed", "video": "mostly compressed as video"}
+    damage = (
+        "antialiased bicubic low-res, 8 bit"
+        if recipe.degradation == "clean"
+        else f"low-res {1 - recipe.damaged_share:.0%} clean (four kernels), "
+        f"{recipe.damaged_share:.0%} {words[recipe.degradation]}"
+    )
     share = f", of which {recipe.init_share:.0%} stayed" if recipe.init_share else ""
     origin = f"from {recipe.init}{share}; " if recipe.init else ""
     losses = {
@@ -232,13 +226,14 @@ def export(run: Run, recipe: UpscaleRecipe, measured: dict[str, float]) -> None:
     }
     loss = losses[recipe.stage]
     loss += f" and {recipe.haar_weight:g} x Haar responses" if recipe.haar_weight else ""
-    loss += f", originals sharpened by {recipe.sharpness:g}" if recipe.sharpness else ""
+    if recipe.sharpness:
+        loss += f", originals of clean crops sharpened by {recipe.sharpness:g}"
     card = replace(
         recipe.card(),
         sha256=sha256_of(weights),
         summary=f"{recipe.network} {recipe.channels}x{recipe.blocks}, x{recipe.scale}",
         trained_on=(
-            f"{pictures}; {damage[recipe.degradation]}; {origin}{loss}, {run.step} "
+            f"{pictures}; {damage}; {origin}{loss}, {run.step} "
             f"steps of {recipe.batch} {recipe.patch}-pixel patches, {run.seconds / 60:.0f} minutes"
         ),
         license=recipe.license,
@@ -271,6 +266,7 @@ def _crops(recipe: UpscaleRecipe, device: torch.device) -> Crops:
         recipe.degradation,
         recipe.seed,
         recipe.damaged_share,
+        recipe.sharpness,
     )
 
 
