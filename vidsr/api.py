@@ -17,8 +17,9 @@ from vidsr.engines.choice import EngineName
 from vidsr.errors import RequestError, VidsrError
 from vidsr.events import Event, Result
 from vidsr.job import plan, run
+from vidsr.models.families import family_of
 from vidsr.models.load import load_mixed
-from vidsr.networks import family_of, fit_tile, open_stages, plan_engine
+from vidsr.networks import fit_tile, open_stages, plan_engine
 from vidsr.planning import Target
 from vidsr.request import ColorRequest, EngineRequest, Job, SizeRequest
 from vidsr.stages import Stage

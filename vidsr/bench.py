@@ -20,8 +20,9 @@ import torch
 from vidsr.engines.choice import LIBRARIES, EngineName, measured_side
 from vidsr.errors import RequestError
 from vidsr.models.card import ModelCard, shipped_cards
+from vidsr.models.families import family_of
 from vidsr.models.load import Network, load_mixed, resolve
-from vidsr.networks import EnginePlan, family_of, open_stages, plan_engine
+from vidsr.networks import EnginePlan, open_stages, plan_engine
 from vidsr.planning import Target
 from vidsr.request import EngineRequest
 from vidsr.stages import Stage

@@ -1,8 +1,7 @@
-"""The networks of a plan: which ones, how they will be run, and made ready."""
+"""The networks of a plan: how they will be run, and made ready."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -28,14 +27,15 @@ from vidsr.engines.openvino_engine import Store
 from vidsr.engines.precision import DTYPES, Precision, fastest_precision
 from vidsr.engines.remembered import Remembered, usable_cores
 from vidsr.engines.torch_engine import Layout, open_device
-from vidsr.errors import ModelError, RequestError
+from vidsr.errors import RequestError
 from vidsr.following import PART_HALO, REUSE_ERROR, Follow
 from vidsr.frame import Matrix
 from vidsr.media import images
 from vidsr.media.color import luma_weights, rgb_of_codes
 from vidsr.memory import free_memory
 from vidsr.models.card import ModelCard, shipped_cards
-from vidsr.models.load import Network, Weights, check, find_twin, load, load_mixed, resolve
+from vidsr.models.families import choose_colorizer, choose_weights, default_family
+from vidsr.models.load import Network, Weights, check, load, load_mixed
 from vidsr.motion import opencv
 from vidsr.planning import Target
 from vidsr.request import ColorRequest, EngineRequest, Job
@@ -52,12 +52,6 @@ from vidsr.stages import (
 )
 from vidsr.tiling import Grid
 
-FAMILIES = {  # the way out that each offers to whoever got another by default
-    "photo": "for better film and photographs",
-    "anime": "for better drawings",
-    "fast": "for speed",
-}
-COLORIZER = "colorize"  # the model that colors if none is named
 NCNN_SHARE = 2.25  # of the memory that others take; measured, 1.6 to 2.5
 COLOR_PIXEL_BYTES = 3200  # per pixel of what the colorizer sees: 169 colors and 32 wide features
 MOST_WORKERS = 8  # each holds a frame and a network; beyond this, workers get more threads
@@ -209,88 +203,6 @@ def _choose_way(
     return Choice(Way(precision=precision))
 
 
-def default_family(
-    device_type: str, cards: Sequence[ModelCard], factor: Fraction
-) -> tuple[str, str]:
-    """The family for a device when none is named, and why, with the other families.
-
-    Args:
-        device_type: "cpu", "cuda" or "mps".
-        cards: of all models that ship.
-        factor: the enlargement that is needed.
-    """
-    reaching = {card.family for card in cards if card.scale >= factor}
-    family = "photo" if device_type != "cpu" and "photo" in reaching else "fast"
-    others = ", ".join(
-        f"--model {name} {what}"
-        for name, what in FAMILIES.items()
-        if name in reaching and name != family
-    )
-    where = "a processor" if device_type == "cpu" else "a GPU"
-    return family, f"the default on {where}{', ' if others else ''}{others}"
-
-
-def choose_weights(model: str, factor: Fraction, fidelity: float | None) -> Weights:
-    """The member of `choose_model`, its perceptual twin, and the share of each.
-
-    Args:
-        model: a family, a member, or a checkpoint.
-        factor: the enlargement that is needed.
-        fidelity: the share that was asked for, or None for the card's.
-
-    Raises:
-        ModelError: as `choose_model`, or the card mixes with a twin that is missing.
-        RequestError: as `choose_model`, or a fidelity is asked for and there is no twin.
-    """
-    card, path = choose_model(model, factor)
-    twin = find_twin(path)
-    if fidelity is not None and twin is None:
-        raise RequestError(
-            f"--fidelity {fidelity:g}: {card.name} has no perceptual weights to mix with; leave "
-            "--fidelity out, or name another --model"
-        )
-    share = card.fidelity if fidelity is None else fidelity
-    if share < 1 and twin is None:
-        raise ModelError(
-            f"{path}: its card mixes it with perceptual weights, which are missing; reinstall "
-            "vidsr or fetch them again"
-        )
-    return Weights(card, path, twin, share)
-
-
-def choose_model(model: str, factor: Fraction) -> tuple[ModelCard, Path]:
-    """The card and file of the smallest member of a family that reaches `factor`.
-
-    Args:
-        model: a family ("fast"), a member ("fast-x4"), or a checkpoint.
-        factor: the enlargement that is needed; what the network gives beyond it is reduced again.
-
-    Raises:
-        ModelError: unknown name, or a file that is no checkpoint.
-        RequestError: no member reaches the factor, or it is not for enlarging.
-    """
-    members = [resolve(card.name) for card in family_of(model)] or [resolve(model)]
-    for card, path in members:
-        if card.task != "upscale":
-            raise RequestError(
-                f"model {card.name} colors and does not enlarge; name another --model (`vidsr "
-                "models` lists them), or use `vidsr colorize`"
-            )
-        if card.scale >= factor:
-            return card, path
-    most = members[-1][0]
-    raise RequestError(
-        f"model {most.name} enlarges {most.scale} times at most, {float(factor):g} is asked for; "
-        f"ask for --scale {most.scale} or less, or name another --model"
-    )
-
-
-def family_of(name: str) -> list[ModelCard]:
-    """The shipped members of a family, the smallest scale first; none if `name` is no family."""
-    members = [card for card in shipped_cards() if card.family == name]
-    return sorted(members, key=lambda card: card.scale)
-
-
 def plan_color(request: ColorRequest, engine: EngineRequest) -> ColorPlan:
     """Which network will color, and how it will run: in fp32, one frame after the other.
 
@@ -320,28 +232,6 @@ def plan_color(request: ColorRequest, engine: EngineRequest) -> ColorPlan:
         reuse="off" if engine.reuse == "off" else "exact",  # color alone follows motion its own way
     )
     return ColorPlan(plan, request.look, request.reference)
-
-
-def choose_colorizer(model: str | None) -> Weights:
-    """The weights that color.
-
-    Raises:
-        ModelError: unknown name, a file that is no checkpoint, or none is named and none ships.
-        RequestError: a model that enlarges.
-    """
-    shipped = [card.name for card in shipped_cards() if card.task == "colorize"]
-    if model is None:
-        if not shipped:
-            raise ModelError(
-                "no model that colors is installed yet; train one (`vidsr train colorize`) and "
-                "name its file with --model"
-            )
-        model = COLORIZER if COLORIZER in shipped else shipped[0]
-    card, path = resolve(model)
-    if card.task != "colorize":
-        others = f"these do: {', '.join(shipped)}" if shipped else "none that is installed does"
-        raise RequestError(f"model {card.name} enlarges and does not color; {others}")
-    return Weights(card, path)
 
 
 def alone(engine: EnginePlan) -> EnginePlan:

@@ -24,8 +24,8 @@ from vidsr.events import Progress, Result
 from vidsr.job import plan
 from vidsr.media import images
 from vidsr.models.card import sha256_of, shipped_cards
+from vidsr.models.families import choose_colorizer, family_of
 from vidsr.models.load import CHECKPOINT_SUFFIXES, find_twin, resolve
-from vidsr.networks import choose_colorizer, family_of
 from vidsr.request import Job
 
 __all__ = [

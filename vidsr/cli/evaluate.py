@@ -236,7 +236,7 @@ def _codec_request(codec: CodecWord | None, crf: float | None) -> CodecRequest |
 
 
 def _weights_of(model: str, scale: int) -> Path:
-    from vidsr.networks import choose_model
+    from vidsr.models.families import choose_model
 
     return choose_model(model, Fraction(scale))[1]
 
@@ -256,8 +256,8 @@ def _report_folder(output: Path | None, data: list[Path], folder: Path) -> Path 
 def _open_color_network(model: str, device: str) -> tuple[Path, Network, torch.device]:
     """The weights file, the network on its device, and the device."""
     from vidsr.engines.torch_engine import open_device
+    from vidsr.models.families import choose_colorizer
     from vidsr.models.load import load
-    from vidsr.networks import choose_colorizer
 
     weights, place = choose_colorizer(model), open_device(device)
     return weights.path, load(weights.card, weights.path).to(place), place
