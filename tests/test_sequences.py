@@ -13,7 +13,7 @@ from family import ship_family
 from identity import frames_of
 from PIL import Image, ImageCms
 
-from vidsr.errors import Interrupted, MediaError, RequestError
+from vidsr.errors import Interrupted, MediaError, RequestError, VerificationError
 from vidsr.events import Result
 from vidsr.job import plan, run
 from vidsr.media import image_writer, images, sequence
@@ -315,6 +315,31 @@ def test_a_video_becomes_an_animation_that_lasts_as_long(
         assert repeated(clip, out).frames_out == 6
         lasted = sum(seconds for _, seconds in images.read_animation(out))
         assert abs(lasted - Fraction(6, 24)) <= Fraction(1, 200)
+
+
+def test_pictures_too_short_for_a_gif_are_left_out_and_named(
+    make_clip: ClipMaker, tmp_path: Path
+) -> None:
+    result = repeated(make_clip(frames=24, rate=120), tmp_path / "a.gif")
+    shown = [seconds for _, seconds in images.read_animation(tmp_path / "a.gif")]
+    assert sum(shown) == Fraction(24, 120)
+    assert min(shown) == Fraction(1, 100)
+    told = f"{24 - len(shown)} pictures are shorter than this format's clock can tell"
+    assert len(shown) < 24
+    assert any(told in note for note in result.notes)
+
+
+def test_an_animation_that_came_out_wrong_leaves_the_older_file(
+    make_clip: ClipMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.gif").write_bytes(b"older")
+    monkeypatch.setattr(
+        image_writer, "read_animation", lambda _: [(picture(0), Fraction(1, 10))] * 6
+    )
+    with pytest.raises(VerificationError, match=r"a\.gif: 0\.250 s went in, 0\.600 came out"):
+        repeated(make_clip(frames=6, rate=24), tmp_path / "a.gif", overwrite=True)
+    assert (tmp_path / "a.gif").read_bytes() == b"older"
+    assert not list(tmp_path.glob(".a.*"))
 
 
 def test_an_animation_goes_beside_its_source_in_its_own_kind(tmp_path: Path) -> None:

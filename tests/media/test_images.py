@@ -153,6 +153,60 @@ def test_lossy_formats_stay_close_and_keep_profile_and_exif_to_the_byte(tmp_path
     assert ("resolution" in lost) == (suffix == ".webp")
 
 
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description tiff:Orientation="6" '
+    b'dc:title="Gr\xc3\xbc\xc3\x9fe"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+@pytest.mark.parametrize("source", ["JPEG", "WEBP", "PNG", "TIFF"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tiff", ".bmp"])
+def test_xmp_is_kept_upright_or_named(tmp_path, source, suffix):
+    path = tmp_path / "source"
+    options: dict[str, object] = {"xmp": XMP}
+    if source == "PNG":
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", XMP.decode())
+        options = {"pnginfo": info}
+    if source == "TIFF":
+        options = {"tiffinfo": {700: XMP}}
+    Image.fromarray(noise(8, 8, 3)).save(path, source, **options)
+    still = read(path)
+    assert still.xmp is not None
+    assert b"Orientation" not in still.xmp
+    assert still.xmp.replace(b"  ", b" ") == XMP.replace(b' tiff:Orientation="6"', b"")
+    lost = "XMP" in write(tmp_path / f"a{suffix}", still)
+    assert lost == (suffix == ".bmp")
+    assert read(tmp_path / f"a{suffix}").xmp == (None if lost else still.xmp)
+
+
+def test_a_jpeg_comment_is_kept_in_jpeg_and_else_named(tmp_path):
+    Image.fromarray(noise(8, 8, 3)).save(tmp_path / "a.jpg", comment="a bridge")
+    still = read(tmp_path / "a.jpg")
+    assert write(tmp_path / "b.jpg", still) == ()
+    assert read(tmp_path / "b.jpg").comment == b"a bridge"
+    assert "comment" in write(tmp_path / "b.png", still)
+
+
+def test_an_iptc_caption_and_a_gamma_of_its_own_are_named_as_lost(tmp_path):
+    caption = b"\x1c\x02\x78\x00\x08a bridge"
+    block = b"Photoshop 3.0\0" + b"8BIM\x04\x04\0\0" + struct.pack(">I", len(caption))
+    block += caption + b"\0" * (len(caption) % 2)
+    segment = b"\xff\xed" + struct.pack(">H", len(block) + 2) + block
+    Image.fromarray(noise(8, 8, 3)).save(tmp_path / "a.jpg")
+    data = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(data[:2] + segment + data[2:])
+    assert write(tmp_path / "b.jpg", read(tmp_path / "a.jpg")) == ("IPTC caption",)
+
+    Image.fromarray(noise(8, 8, 3)).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    for gamma, lost in ((100_000, ("gamma",)), (45_455, ())):
+        chunk = b"gAMA" + struct.pack(">I", gamma)
+        chunk = b"\0\0\0\x04" + chunk + struct.pack(">I", zlib.crc32(chunk))
+        (tmp_path / "c.png").write_bytes(data[:33] + chunk + data[33:])
+        assert write(tmp_path / "d.png", read(tmp_path / "c.png")) == lost
+
+
 def test_jpeg_is_written_without_chroma_subsampling(tmp_path):
     write(tmp_path / "a.jpg", Still(rgb=noise(16, 16, 3)))
     with Image.open(tmp_path / "a.jpg") as image:

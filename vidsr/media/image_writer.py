@@ -27,9 +27,17 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vidsr.errors import MediaError, RequestError
+from vidsr.errors import MediaError, RequestError, VerificationError
 from vidsr.files import appearing
-from vidsr.media.images import ANIMATION_SUFFIXES, BROKEN, SUFFIXES, TIFF_LAYOUT, Samples, Still
+from vidsr.media.images import (
+    ANIMATION_SUFFIXES,
+    BROKEN,
+    SUFFIXES,
+    TIFF_LAYOUT,
+    Samples,
+    Still,
+    read_animation,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -123,23 +131,32 @@ def write_animation(
     *,
     plays: int = 0,
     quality: int = QUALITY,
-) -> None:
+) -> int:
     """Write a GIF, WebP or animated PNG; it appears whole or not at all.
 
     Args:
         path: of the new file; its suffix names the format.
         pictures: (H,W,3) or (H,W,4) uint8, all alike. GIF keeps 255 colors of each.
         seconds: how long each is shown: kept to the nearest millisecond, in GIF to 10 of them, and
-            without adding up errors.
+            without adding up errors. A picture for which nothing is left would be shown for long.
         plays: how often it is shown; 0 is without end.
         quality: of WebP; 100 is lossless.
 
+    Returns:
+        How many pictures are too short for the format's clock, and left out.
+
     Raises:
         MediaError: the file cannot be written; nothing is left behind.
+        VerificationError: it does not last as long as it should; nothing is left behind.
     """
     from PIL import Image
 
     name = ANIMATION_SUFFIXES[path.suffix.lower()]
+    tick = 10 if name == "GIF" else 1
+    durations = _milliseconds(seconds, tick)
+    shown = [number for number, duration in enumerate(durations) if duration] or [0]
+    pictures = [pictures[number] for number in shown]
+    durations = [durations[number] for number in shown]
     options: dict[str, Any] = {"loop": plays}
     if name == "WEBP":
         options |= {"quality": quality, "lossless": quality == 100, "exact": quality == 100}
@@ -149,8 +166,19 @@ def write_animation(
         pictures = [_all_or_nothing(samples) for samples in pictures]
     first, *others = (Image.fromarray(samples) for samples in pictures)
     with _whole(path) as file:
-        durations = _milliseconds(seconds, 10 if name == "GIF" else 1)
         first.save(file, name, save_all=True, append_images=others, duration=durations, **options)
+        file.flush()
+        _check_length(path, Path(file.name), sum(durations))
+    return len(seconds) - len(shown)
+
+
+def _check_length(path: Path, part: Path, milliseconds: int) -> None:
+    seconds = Fraction(milliseconds, 1000)
+    written = sum((shown for _, shown in read_animation(part)), Fraction(0))
+    if seconds and written != seconds:
+        raise VerificationError(
+            f"{path}: {float(seconds):.3f} s went in, {float(written):.3f} came out"
+        )
 
 
 def _all_or_nothing(samples: Samples) -> Samples:
@@ -211,6 +239,10 @@ def _fit(
         "EXIF": still.exif is not None,
         "resolution": still.dpi is not None,
         "text": bool(still.text),
+        "XMP": still.xmp is not None,
+        "comment": still.comment is not None,
+        "IPTC caption": still.iptc,
+        "gamma": still.gamma is not None,
     }
     lost = tuple(name for name, present in has.items() if present and name not in target.keeps)
     return (_reduced(likeness) if "16 bits" in lost else likeness), lost
@@ -265,7 +297,13 @@ def _pillow(still: Still) -> Image.Image:
 
 def _metadata(still: Still) -> dict[str, Any]:
     """What Pillow's encoders take; each ignores what its format cannot hold."""
-    tags = {"icc_profile": still.icc_profile, "exif": still.exif, "dpi": still.dpi}
+    tags = {
+        "icc_profile": still.icc_profile,
+        "exif": still.exif,
+        "dpi": still.dpi,
+        "xmp": still.xmp,
+        "comment": still.comment,
+    }
     return {name: value for name, value in tags.items() if value is not None}
 
 
@@ -398,6 +436,8 @@ def _png_metadata(likeness: Still) -> Iterator[bytes]:
     info = PngInfo()
     for key, value in likeness.text.items():
         info.add_text(key, value)
+    if likeness.xmp is not None:
+        info.add_itxt("XML:com.adobe.xmp", likeness.xmp.decode(errors="replace"))
     pixel = io.BytesIO()
     Image.new("RGB", (1, 1)).save(pixel, "PNG", pnginfo=info, **_metadata(likeness))
     data, start = pixel.getvalue(), 8
@@ -437,6 +477,8 @@ class _Tiff:
             _add_layout(tags, pixel, self._size, strip.tell())
             if still.icc_profile:
                 tags[34675] = still.icc_profile
+            if still.xmp:
+                tags[700] = still.xmp
             if still.dpi:
                 tags[282], tags[283], tags[296] = (*still.dpi, 2)  # per inch
             tags.save(self._file)
@@ -479,26 +521,25 @@ def _add_layout(
     tags.tagtype[273] = tags.tagtype[279] = 4  # 32 bits
 
 
+_TAGS = frozenset({"ICC profile", "EXIF", "XMP"})
 _FORMATS = {
     "PNG": _Format(
         _Png,
         2**31 - 1,
-        frozenset({"alpha", "16 bits", "greyscale", "ICC profile", "EXIF", "resolution", "text"}),
+        _TAGS | {"alpha", "16 bits", "greyscale", "resolution", "text"},
     ),
     "JPEG": _Format(
         partial(_Collected, _write_jpeg),
         65500,  # libjpeg's own limit is below the format's
-        frozenset({"greyscale", "ICC profile", "EXIF", "resolution"}),
+        _TAGS | {"greyscale", "resolution", "comment"},
     ),
-    "WEBP": _Format(
-        partial(_Collected, _write_webp), 16383, frozenset({"alpha", "ICC profile", "EXIF"})
-    ),
+    "WEBP": _Format(partial(_Collected, _write_webp), 16383, _TAGS | {"alpha"}),
     "BMP": _Format(
         partial(_Collected, _write_bmp), 2**31 - 1, frozenset({"greyscale", "resolution"})
     ),
     "TIFF": _Format(
         _Tiff,
         2**31 - 1,
-        frozenset({"alpha", "16 bits", "greyscale", "ICC profile", "EXIF", "resolution"}),
+        _TAGS | {"alpha", "16 bits", "greyscale", "resolution"},
     ),
 }

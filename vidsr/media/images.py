@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import struct
 import warnings
 import zlib
@@ -58,6 +59,10 @@ class Still:
     dpi: tuple[float, float] | None = None  # pixels per inch, (horizontal, vertical)
     format: str = "PNG"  # of the source, as Pillow names it
     text: dict[str, str] = field(default_factory=dict)  # keyword -> text; PNG only
+    xmp: bytes | None = None  # without an orientation
+    comment: bytes | None = None  # JPEG only
+    iptc: bool = False  # the source had such a block; no format keeps it here
+    gamma: float | None = None  # of a PNG whose samples are not sRGB; no format keeps it here
 
     def __post_init__(self) -> None:
         if self.rgb.ndim != 3 or self.rgb.shape[2] != 3 or self.rgb.dtype not in (np.uint8, "=u2"):
@@ -320,6 +325,10 @@ def _still(image: Image.Image, samples: Samples, orientation: int) -> Still:
         dpi=(float(dpi[0]), float(dpi[1])) if dpi and all(dpi) else None,
         format="JPEG" if image.format == "MPO" else str(image.format),
         text=_text(image),
+        xmp=_xmp(image),
+        comment=image.info.get("comment") if image.format in {"JPEG", "MPO"} else None,
+        iptc=_IPTC in image.info.get("photoshop", {}),
+        gamma=_gamma(image),
     )
 
 
@@ -340,6 +349,23 @@ def _text(image: Image.Image) -> dict[str, str]:
     disguised = ("XML:com.adobe.xmp", "Raw profile type")
     return {key: str(value) for key, value in text.items() if not key.startswith(disguised)}
 
+
+def _xmp(image: Image.Image) -> bytes | None:
+    """The XMP packet, less its word on orientation: the picture is upright now."""
+    packet = image.info.get("xmp")
+    if isinstance(packet, str):
+        packet = packet.encode()
+    return _XMP_ORIENTATION.sub(b"", packet) if isinstance(packet, bytes) else None
+
+
+def _gamma(image: Image.Image) -> float | None:
+    """What a PNG says of its samples if nothing else does and it is not sRGB's near 1/2.2."""
+    gamma = None if {"srgb", "icc_profile"} & set(image.info) else image.info.get("gamma")
+    return None if gamma is None or abs(gamma - 1 / 2.2) < 0.01 else float(gamma)
+
+
+_XMP_ORIENTATION = re.compile(rb'\s+tiff:Orientation="\d"|<tiff:Orientation>\d</tiff:Orientation>')
+_IPTC = 0x0404  # of Photoshop's image resources
 
 # ---------------------------------------------------------------- EXIF
 

@@ -242,6 +242,7 @@ def compare_stills(source: Path, written: Path, *, scale: int | None = None) -> 
         ),
         Check("EXIF", *_same(old.exif, new.exif), why("EXIF")),
         Check("resolution", *_pair(_rounded(old.dpi), _rounded(new.dpi)), why("resolution")),
+        Check("XMP", *_same(old.xmp, new.xmp), why("XMP")),
         Check("text", *_pair(sorted(old.text.items()), sorted(new.text.items())), why("text")),
     ]
 
