@@ -464,6 +464,21 @@ def test_chapters_are_kept_and_cut_with_the_picture(make_clip, out, name, trim, 
     ]
 
 
+@pytest.mark.parametrize(("trim", "true"), [(Trim(), True), (Trim(None, Fraction(1, 2)), False)])
+def test_statistics_of_a_copied_track_are_kept_while_they_are_true(make_clip, out, trim, true):
+    source = out.parent / "muxed.mkv"
+
+    def prepare(file, streams):
+        streams[1].metadata.update({"NUMBER_OF_FRAMES": "44", "BPS-eng": "9", "title": "Piano"})
+
+    remuxed(make_clip("film.mkv", audio=True), source, repeat=(0, 1), prepare=prepare)
+    pass_through(source, out / "out.mkv", trim=trim)
+    with av.open(str(out / "out.mkv")) as file:
+        tags = {key.upper() for key in file.streams.audio[0].metadata}
+    assert "TITLE" in tags
+    assert ("NUMBER_OF_FRAMES" in tags) == ("BPS-ENG" in tags or "BPS" in tags) == true
+
+
 # Nothing is lost in silence
 
 

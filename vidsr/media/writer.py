@@ -127,6 +127,8 @@ class VideoWriter:
                     for track in tracks
                     if track.action != "drop"
                 }
+                if start is not None or end is not None:
+                    _drop_statistics(self._streams.values())
                 self._converters = {
                     track.stream.index: SubtitleConverter(
                         original.streams[track.stream.index], self._streams[track.stream.index]
@@ -413,7 +415,8 @@ def _add_stream(
     if track.action == "process":
         add = add_video if encoded is None else functools.partial(_add_encoded, encoded)
         stream = add(file, source, video)
-        stream.metadata.update(_copy_tags(template.metadata, _STATISTICS_TAGS))
+        untrue = {*_STATISTICS_TAGS, "alpha_mode"}
+        stream.metadata.update(_copy_tags(template.metadata, untrue))
     elif track.action == "convert":
         stream = file.add_stream(track.codec)
         stream.time_base = template.time_base
@@ -506,7 +509,6 @@ _STATISTICS_TAGS = {
     "bps",
     "number_of_frames",
     "number_of_bytes",
-    "alpha_mode",
 }
 
 
@@ -516,6 +518,14 @@ def _copy_tags(tags: dict[str, str], false_here: set[str]) -> dict[str, str]:
         return name not in false_here and not name.startswith("_statistics")
 
     return {key: value for key, value in tags.items() if is_true(key)}
+
+
+def _drop_statistics(streams: Iterable[Any]) -> None:
+    """Of tracks that are copied in part: how many packets and bytes they had is no longer true."""
+    for stream in streams:
+        true = _copy_tags(stream.metadata, _STATISTICS_TAGS)
+        stream.metadata.clear()
+        stream.metadata.update(true)
 
 
 def _chapters(
