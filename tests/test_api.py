@@ -194,6 +194,11 @@ def test_other_shapes_and_types_are_refused_by_name(upscaler: vidsr.Upscaler, pi
         upscaler(picture)
 
 
+def test_a_file_s_name_is_no_picture(upscaler: vidsr.Upscaler) -> None:
+    with pytest.raises(RequestError, match=r"not str; vidsr\.upscale takes files"):
+        upscaler("photo.png")  # type: ignore[type-var]
+
+
 def test_an_upscaler_equals_the_command_on_a_png(tmp_path: Path) -> None:
     picture = gradient(0, 48, 32)
     Image.fromarray(picture).save(tmp_path / "a.png")

@@ -142,3 +142,14 @@ def without_gaps(packets: list[av.Packet]) -> list[av.Packet]:
         if len({after - before for before, after in itertools.pairwise(shown)}) == 1:
             return packets[:count]
     return packets
+
+
+@pytest.mark.parametrize("name", ["film.gif", "film%04d.png"])
+def test_animations_and_numbered_pictures_are_refused_as_what_they_are(
+    make_clip: ClipMaker, tmp_path: Path, name: str
+) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "film.gif")
+    for pair in ((make_clip(), tmp_path / name), (tmp_path / name, tmp_path / "out.mkv")):
+        result = vidsr_command("verify", *pair)
+        assert result.exit_code == 2
+        assert "verify takes videos and still pictures" in " ".join(result.stderr.split())

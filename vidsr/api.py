@@ -176,6 +176,11 @@ class Upscaler:
         """
         if isinstance(picture, Tensor):
             return self._enlarge_tensor(picture)
+        if not isinstance(picture, np.ndarray):
+            raise RequestError(
+                f"a picture is an array or a tensor, not {type(picture).__name__}; "
+                "vidsr.upscale takes files"
+            )
         full = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}.get(picture.dtype, 1.0)
         numbers = full > 1 or np.issubdtype(picture.dtype, np.floating)
         if not numbers or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
