@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
 import pickle
-from collections.abc import Generator, Iterable
+import time
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -528,9 +531,103 @@ def test_a_line_that_was_cut_short_is_passed_over_and_spoils_no_other(
     summary_of(request_of(folder, out))
     record = out / FILE_NAME
     record.write_text(record.read_text()[:-30])
-    (out / "b.png").unlink()
     assert statuses(summary_of(request_of(folder, out))) == {"a.png": "skipped", "b.png": "done"}
     assert summary_of(request_of(folder, out)).counts == {"skipped": 2}
+
+
+def cut_off(request: BatchRequest) -> None:
+    """Run a batch that ends when an output has its name, before that is recorded."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Record, "add", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            summary_of(request)
+
+
+def failing(*_: object, **__: object) -> Iterator[Result]:
+    raise MediaError("the disk is full")
+    yield
+
+
+def test_an_output_that_came_and_was_not_recorded_is_done_again(
+    folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(folder / "a.png")
+    cut_off(request_of(folder, out))
+    with monkeypatch.context() as patch:  # and once more, now before a new one came
+        patch.setattr("vidsr.batch.executor.run", failing)
+        assert summary_of(request_of(folder, out)).counts == {"failed": 1}
+    assert tree(out) == {"a.png", FILE_NAME}
+    assert summary_of(request_of(folder, out)).counts == {"done": 1}
+    assert summary_of(request_of(folder, out)).counts == {"skipped": 1}
+    (out / "a.png").write_bytes(b"painted over")
+    assert summary_of(request_of(folder, out)).counts == {"failed": 1}
+
+
+def test_an_output_that_came_from_another_source_is_not_replaced(folder: Path, out: Path) -> None:
+    first, second = draw(folder / "x/a.png"), draw(folder / "y/a.png", (32, 16))
+    cut_off(request_of((first,), out))
+    assert summary_of(request_of((second,), out)).counts == {"failed": 1}
+    assert size_of(out / "a.png") == (48, 32)
+
+
+def test_what_was_done_counts_no_more_once_another_output_came_in_its_place(
+    folder: Path, out: Path
+) -> None:
+    draw(folder / "a.bmp")  # as many bytes whatever is in it
+    summary_of(request_of(folder, out))
+    cut_off(request_of(folder, out, engine=EngineRequest(device="cpu", model="fast-x4")))
+    (outcome,) = summary_of(request_of(folder, out)).outcomes
+    assert (outcome.status, outcome.again) == ("done", "a run was cut off before it was recorded")
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_a_batch_began_and_did_not_make_is_not_its_own_later(
+    folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    draw(folder / "a.png")
+    mine = out / "a.png"
+    if overwrite:
+        out.mkdir()
+        mine.write_bytes(b"mine")
+    with monkeypatch.context() as patch:
+        patch.setattr("vidsr.batch.executor.run", failing)
+        summary_of(request_of(folder, out, overwrite=overwrite))
+    assert out.exists() == overwrite
+    out.mkdir(exist_ok=True)
+    mine.write_bytes(b"mine")
+    assert summary_of(request_of(folder, out)).counts == {"failed": 1}
+    assert mine.read_bytes() == b"mine"
+
+
+def test_a_result_that_nobody_took_when_the_batch_ended_is_done_again(
+    folder: Path, out: Path, tmp_path: Path
+) -> None:
+    model = str(tiny_model(tmp_path / "mine", "mine-x2", scale=2))
+    names = {draw(folder / name).name for name in ("a.png", "b.png")}
+    request = request_of(folder, out, engine=EngineRequest(device="cpu", model=model, threads=2))
+    events = run(replace(request, jobs=2))
+    next(event for event in events if isinstance(event, Outcome))
+    for _ in range(50):  # the other worker goes on meanwhile
+        if names <= tree(out):
+            break
+        time.sleep(0.1)
+    events.close()
+    assert summary_of(request).counts == {"done": 1, "skipped": 1}
+
+
+def test_a_folder_without_locks_is_no_obstacle(
+    folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    draw(folder / "a.png")
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert summary_of(request_of(folder, out)).counts == {"done": 1}
 
 
 @pytest.mark.parametrize("line", ["[]", "7", "{}", '{"name": "a"}', "\x00\xff"])
@@ -561,8 +658,8 @@ def test_a_preview_says_what_would_be_done_and_does_nothing(mixed: Path, out: Pa
 def test_the_record_is_json_a_line_and_names_what_was_asked(folder: Path, out: Path) -> None:
     source = draw(folder / "a.png")
     summary_of(request_of(folder, out))
-    (line,) = (out / FILE_NAME).read_text().splitlines()
-    done = json.loads(line)
+    begun, done = map(json.loads, (out / FILE_NAME).read_text().splitlines())
+    assert begun == {"name": "a.png", "source": str(source), "output": "a.png", "before": None}
     assert (done["name"], done["output"], done["source"]) == ("a.png", "a.png", str(source))
     assert done["asked"]["size"]["scale"] == 2
     assert done["identity"] == [source.stat().st_size, source.stat().st_mtime_ns]
@@ -599,6 +696,18 @@ def test_several_at_once_share_the_threads_that_are_asked_for(folder: Path, out:
     (task,) = executor.tasks
     assert (task.job.engine.threads, task.job.encoder.threads) == (2, 2)
     assert pickle.loads(pickle.dumps(task)) == task
+
+
+@pytest.mark.parametrize("asked", [None, 12 << 30])
+def test_several_at_once_share_the_memory_that_a_batch_may_take(
+    folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch, asked: int | None
+) -> None:
+    monkeypatch.setattr("vidsr.memory.free_memory", lambda _: 15 << 30)
+    draw(folder / "a.png")
+    executor = Scripted(MediaError("a"))
+    summary_of(replace(request_of(folder, out, max_memory=asked), jobs=3), executor)
+    (task,) = executor.tasks
+    assert task.job.max_memory == 4 << 30
 
 
 @pytest.mark.parametrize("change", ["grown", "gone"])

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import stat
 from pathlib import Path
 
 import pytest
 
-from vidsr.files import appearing, part_of, put_in_place
+from vidsr.files import appearing, locked, part_of, put_in_place
 
 
 def made(path: Path, content: bytes = b"new") -> Path:
@@ -95,3 +97,23 @@ def test_a_block_that_ends_well_gives_its_file_the_name(tmp_path: Path) -> None:
         assert path.read_bytes() == b"old"
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_lock_that_another_holds_is_not_ours(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with path.open("ab") as first, path.open("ab") as second:
+        assert locked(first)
+        assert not locked(second)
+    with path.open("ab") as third:
+        assert locked(third)
+
+
+def test_where_there_are_no_locks_nobody_else_holds_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (tmp_path / "lock").open("ab") as file:
+        assert locked(file)

@@ -499,6 +499,65 @@ def test_trimmed_pictures_are_those_of_the_interval(make_mkv: ClipMaker, out: Pa
         assert np.array_equal(ours[0], theirs[0])
 
 
+def late_clip(make_clip: ClipMaker, name: str, seconds: int = 3600, frames: int = 12) -> Path:
+    """A clip whose clock does not begin at zero; every fourth picture is a key frame."""
+    first, options = 24 * seconds, {"crf": "10", "bf": "0", "g": "4"}
+    return make_clip(name, frames=frames, pts=[*range(first, first + frames)], options=options)
+
+
+@pytest.mark.parametrize("name", ["late.ts", "late.mkv", "late.mp4"])
+@pytest.mark.parametrize(("start", "end", "kept"), [(6, 9, 3), (6, None, 6), (None, 6, 6)])
+def test_start_and_end_count_from_the_beginning_of_a_file_whose_clock_is_late(
+    make_clip: ClipMaker, out: Path, name: str, start: int | None, end: int | None, kept: int
+) -> None:
+    clip = late_clip(make_clip, name)
+    trim = Trim(*(None if number is None else Fraction(number, 24) for number in (start, end)))
+    planned = plan(Job(clip, out / "a.mkv", SizeRequest(scale=2), encoder=LOSSLESS, trim=trim))
+    assert isinstance(planned, Plan)
+    assert planned.frames_expected == kept
+    *_, result = run(planned, stages=[Repeat(2)])
+    assert isinstance(result, Result)
+    assert result.frames_out == kept
+    begun = 3600 if start is None else 0
+    assert float(moments(out / "a.mkv")[0]) == pytest.approx(begun, abs=0.001)  # Matroska's tick
+    first = pictures(clip)[start or 0][0]
+    assert np.array_equal(pictures(out / "a.mkv")[0][0], first.repeat(2, 0).repeat(2, 1))
+
+
+def test_a_run_of_a_part_of_a_late_file_goes_on_where_it_was_cut(
+    make_clip: ClipMaker, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_room, "REPORT_SECONDS", 0)
+    clip, trim = late_clip(make_clip, "late.ts", frames=24), Trim(Fraction(6, 24), Fraction(20, 24))
+    words: dict[str, Any] = {"trim": trim, "encoder": LOSSLESS}
+    planned = plan(Job(clip, out / "a.mkv", SizeRequest(scale=2), **words))
+    assert isinstance(planned, Plan)
+    planned = dataclasses.replace(planned, segment_frames=4)
+    events = run(planned, stages=[Repeat(2)])
+    assert any(isinstance(event, Progress) and event.frames == 10 for event in events)
+    events.close()
+    first, *_, result = run(planned, stages=[Repeat(2)])
+    assert isinstance(first, Progress)
+    assert isinstance(result, Result)
+    assert (first.resumed, result.frames_out) == (8, 14)
+    enlarge(clip, out / "whole.mkv", resume=False, **words)
+    assert moments(out / "a.mkv") == moments(out / "whole.mkv")
+    for ours, theirs in zip(pictures(out / "a.mkv"), pictures(out / "whole.mkv"), strict=True):
+        assert np.array_equal(ours[0], theirs[0])
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
+def test_the_disk_for_a_part_is_that_part_of_the_whole(
+    make_clip: ClipMaker, out: Path, name: str
+) -> None:
+    clip, needed = make_clip(name, frames=24), []
+    for trim in (Trim(), Trim(Fraction(1, 4), Fraction(1, 2))):
+        planned = plan(Job(clip, out / "a.mkv", encoder=LOSSLESS, trim=trim, resume=False))
+        assert isinstance(planned, Plan)
+        needed.append(planned.disk_bytes)
+    assert needed[1] == pytest.approx(needed[0] / 4, abs=2)  # whole bytes
+
+
 def test_a_trim_with_no_picture_in_it_is_refused(make_clip: ClipMaker, out: Path) -> None:
     with pytest.raises(MediaError, match="no picture between --start and --end"):
         enlarge(make_clip(), out / "a.mp4", trim=Trim(Fraction(5), Fraction(6)))
@@ -543,6 +602,24 @@ def test_a_truncated_file_is_enlarged_as_far_as_it_goes(make_mkv: ClipMaker, out
     clip.write_bytes(clip.read_bytes()[: clip.stat().st_size * 6 // 10])
     result = enlarge(clip, out / "a.mkv")
     assert 0 < result.frames_out < 24
+
+
+@pytest.mark.parametrize("name", ["late.mkv", "late.mp4", "late.ts", "late.nut", "late.avi"])
+def test_a_file_that_begins_late_is_not_taken_for_cut_short(
+    make_clip: ClipMaker, out: Path, name: str
+) -> None:
+    clip = late_clip(make_clip, name, seconds=10, frames=48)
+    assert enlarge(clip, out / "a.mkv", strict=True).notes == ()
+
+
+@pytest.mark.parametrize("seconds", [0, 10])
+def test_a_file_that_is_cut_short_is_said_to_be(
+    make_clip: ClipMaker, out: Path, seconds: int
+) -> None:
+    clip = late_clip(make_clip, "late.mkv", seconds=seconds, frames=48)
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size * 6 // 10])
+    notes = enlarge(clip, out / "a.mkv").notes
+    assert any("cut short" in note and "of the 2.00 s" in note for note in notes)
 
 
 # ------------------------------------------------------------------ pixel formats

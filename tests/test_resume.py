@@ -7,6 +7,7 @@ import errno
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -352,6 +353,38 @@ def test_a_disk_that_is_full_at_the_join_loses_nothing(words: list[str], out: Pa
     assert contents(out / "a.mp4") == contents(out / "whole.mp4")
 
 
+def ended(words: list[str]) -> str:
+    """The last words of a command that fails on its input."""
+    before = signal.getsignal(signal.SIGTERM)
+    result = CliRunner().invoke(cli.app, words, prog_name="vidsr")
+    signal.signal(signal.SIGTERM, before)
+    assert result.exit_code == MediaError.exit_code
+    return result.stderr.splitlines()[-1]
+
+
+def test_damage_that_a_second_run_would_meet_again_is_not_to_be_tried_again(
+    words: list[str], clip: Path, out: Path
+) -> None:
+    data = bytearray(clip.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 200] = bytes(200)
+    clip.write_bytes(data)
+    words += ["-o", str(out / "a.mp4")]
+    said = ended([*words, "--strict"])
+    assert re.search(r"without --strict the rest is kept; \d+ frames are kept$", said)
+    gone_on(words)
+
+
+def test_a_picture_that_changes_midway_is_not_to_be_tried_again(
+    words: list[str], make_clip: ClipMaker, out: Path
+) -> None:
+    both = [make_clip(f"{w}.ts", frames=20, size=(w, 64)).read_bytes() for w in (96, 128)]
+    changing = out / "both.ts"
+    changing.write_bytes(b"".join(both))
+    said = ended([*words[:1], str(changing), *words[2:], "-o", str(out / "a.mkv")])
+    assert "the picture changes midway" in said
+    assert said.endswith(" frames are kept")
+
+
 # ------------------------------------------------------------------ failures
 
 
@@ -675,6 +708,61 @@ def test_what_was_resolved_then_is_used_now(
     assert (used[0].engine.tile, used[0].engine.precision) == (33, "bf16")
 
 
+def with_lookahead(made: Plan, frames: int, **engine: Any) -> Plan:
+    """As if memory had decided so."""
+    options = {**made.video.options, "x264-params": f"rc-lookahead={frames}"}
+    video = replace(made.video, options=options)
+    return replace(made, video=video, engine=replace(made.engine, **engine))
+
+
+def test_what_memory_decided_then_is_used_now(
+    clip: Path, out: Path, cut_at: Callable[..., None]
+) -> None:
+    events_of(with_lookahead(planned(clip, out / "whole.mp4"), 5))
+    cut_at(14)
+    with pytest.raises(Cut):
+        events_of(with_lookahead(planned(clip, out / "a.mp4"), 5))
+    cut_at(None)
+    later = planned(
+        clip,
+        out / "a.mp4",
+        max_memory=8 << 30,
+        engine=EngineRequest(threads=3),
+        encoder=replace(CODED, threads=2),
+    )
+    first, *_, last = events_of(with_lookahead(later, 2))
+    assert isinstance(first, Progress)
+    assert first.resumed == 12
+    assert isinstance(last, Result)
+    (note,) = last.notes
+    assert note.startswith("the encoder goes on as it began, with ")
+    assert "x264-params=rc-lookahead=5" in note
+    assert contents(out / "a.mp4") == contents(out / "whole.mp4")
+
+
+@pytest.mark.parametrize(("now", "used"), [(1, 1), (4, 2)])
+def test_tighter_memory_costs_workers_and_not_what_was_done(
+    clip: Path,
+    out: Path,
+    cut_at: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    now: int,
+    used: int,
+) -> None:
+    cut_at(14)
+    made = planned(clip, out / "a.mp4")
+    with pytest.raises(Cut):
+        events_of(with_lookahead(made, 5, workers=2, threads=3))
+    cut_at(None)
+    plans: list[Plan] = []
+    original = sys.modules["vidsr.job"]._streams  # type: ignore[attr-defined]
+    monkeypatch.setattr(
+        "vidsr.job._streams", lambda p, stages: (plans.append(p), original(p, stages))[1]
+    )
+    events_of(with_lookahead(made, 5, workers=now, threads=1))
+    assert (plans[0].engine.workers, plans[0].engine.threads) == (used, 3)
+
+
 # ------------------------------------------------------------------ two at once, and power
 
 
@@ -773,7 +861,7 @@ def test_what_a_loss_of_power_leaves_half_is_made_again(
     assert without_work(out) == ["a.mp4", "whole.mp4"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 2}', '{"format": 1, "engine": []}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 2, "engine": []}'])
 def test_a_manifest_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
     assert Manifest.read(tmp_path) is None

@@ -13,13 +13,14 @@ from family import ship_family
 from identity import frames_of
 from PIL import Image, ImageCms
 
+from vidsr.draft import Plan
 from vidsr.errors import Interrupted, MediaError, RequestError, VerificationError
 from vidsr.events import Result
 from vidsr.job import plan, run
 from vidsr.media import image_writer, images, sequence
 from vidsr.media.images import Still
 from vidsr.media.reader import Trim
-from vidsr.request import Job
+from vidsr.request import Job, SizeRequest
 from vidsr.stages import Repeat
 
 
@@ -185,6 +186,8 @@ def test_pictures_that_are_there_are_replaced_only_when_asked(shots: Path) -> No
     assert repeated(source, out, overwrite=True).frames_out == 2
     with pytest.raises(RequestError, match="is the input itself"):
         plan(Job(source, source, overwrite=True))
+    with pytest.raises(RequestError, match="is the input itself"):
+        plan(Job(source, shots / ".." / shots.name / source.name, overwrite=True))
 
 
 def test_pictures_of_a_longer_film_that_was_there_are_named(shots: Path) -> None:
@@ -345,6 +348,26 @@ def test_an_animation_that_came_out_wrong_leaves_the_older_file(
 def test_an_animation_goes_beside_its_source_in_its_own_kind(tmp_path: Path) -> None:
     animate(tmp_path / "a.gif")
     assert plan(Job(tmp_path / "a.gif")).destination == tmp_path / "a-x4.gif"
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".apng"])
+def test_pictures_of_an_animation_all_count_as_decoded(tmp_path: Path, suffix: str) -> None:
+    animate(tmp_path / f"a{suffix}")
+    result = repeated(tmp_path / f"a{suffix}", tmp_path / f"b{suffix}", strict=True)
+    assert not any("gave no picture" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
+def test_memory_for_a_gif_is_that_of_the_part_that_is_kept(
+    make_clip: ClipMaker, tmp_path: Path, name: str
+) -> None:
+    clip, memory = make_clip(name, frames=24), []
+    for trim in (Trim(), Trim(Fraction(1, 4), Fraction(1, 2))):
+        planned = plan(Job(clip, tmp_path / "a.gif", SizeRequest(scale=2), trim=trim))
+        assert isinstance(planned, Plan)
+        memory.append(planned.memory_bytes)
+    left_out = 24 - 6
+    assert memory[0] - memory[1] == 2 * left_out * planned.video.frame_bytes
 
 
 def test_a_gif_that_is_none_is_one_sentence(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from vidsr.media.encoders import (
     unused,
 )
 from vidsr.media.probe import VideoInfo, probe
+from vidsr.media.reader import Trim
 from vidsr.media.sequence import (
     choose_pictures,
     is_animation,
@@ -82,14 +83,13 @@ class Plan:
 
     @property
     def frames_expected(self) -> int:
-        """An estimate for progress, from the header or from duration and rate."""
-        if self.job.trim.end is None and self.job.trim.start is None:
-            counted = self.info.frames_from_header
-        else:
-            counted = 0
-        end = min(float(self.job.trim.end or 1e12), self.info.seconds_from_header)
-        seconds = max(0.0, end - float(self.job.trim.start or 0))
-        return counted or round(seconds * self.info.frame_rate)
+        """An estimate for progress."""
+        return frames_expected(self.info, self.job.trim)
+
+    @property
+    def trim(self) -> Trim:
+        """What is kept, on the file's own clock."""
+        return self.job.trim.on_clock(self.info.start_seconds)
 
 
 def draft(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
@@ -132,10 +132,19 @@ def draft(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
             *(*opaque, *siting_warnings(video, destination)),
             *(*engine.notes, *_warnings(job, info, engine), *size_warnings(target)),
         ),
-        disk_bytes=_estimate_disk(info, video),
+        disk_bytes=_estimate_disk(info, video, job.trim),
         memory_bytes=memory,
     )
     return _in_segments(planned)
+
+
+def frames_expected(info: VideoInfo, trim: Trim) -> int:
+    """An estimate of a job's frames, from the header or from duration and rate; 0 if unknown."""
+    if trim == Trim() and info.frames_from_header:
+        return info.frames_from_header
+    ends = [float(end) for end in (trim.end, info.seconds_from_header) if end]
+    seconds = max(0.0, min(ends, default=0.0) - float(trim.start or 0))
+    return round(seconds * info.frame_rate)
 
 
 def _in_segments(plan: Plan) -> Plan:
@@ -230,7 +239,7 @@ def _other_bytes(job: Job, info: VideoInfo, video: VideoFormat, destination: Pat
     queues = 2 + (job.color is not None and job.size is not None)
     collected = 0
     if writes_pictures(destination, info) and not is_numbered(destination):
-        collected = 2 * info.frames_from_header * video.frame_bytes
+        collected = 2 * frames_expected(info, job.trim) * video.frame_bytes
     return PROCESS_BYTES + queues * QUEUED_FRAMES * video.frame_bytes + collected
 
 
@@ -254,8 +263,9 @@ def _warnings(job: Job, info: VideoInfo, engine: EnginePlan) -> list[str]:
     return notes
 
 
-def _estimate_disk(info: VideoInfo, video: VideoFormat) -> int:
+def _estimate_disk(info: VideoInfo, video: VideoFormat, trim: Trim) -> int:
     """A tenth of a bit per pixel, or 1.5 bytes if lossless: the right order of magnitude."""
-    frames = info.frames_from_header or info.seconds_from_header * float(info.frame_rate)
+    frames, whole = frames_expected(info, trim), frames_expected(info, Trim())
+    others = info.path.stat().st_size // 4 * (frames / whole if whole else 1)
     bits = 12 if video.encoder in {"ffv1", "prores_ks", "png", "tif", "tiff", "bmp"} else 0.1
-    return int(frames * video.width * video.height * bits / 8) + info.path.stat().st_size // 4
+    return int(frames * video.width * video.height * bits / 8 + others)

@@ -11,8 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
+
+if sys.platform != "win32":
+    import fcntl
 
 
 @contextlib.contextmanager
@@ -61,6 +66,18 @@ def settle(folder: Path) -> None:
     """Let what was renamed or removed in a folder survive a loss of power, where it can."""
     with contextlib.suppress(OSError):  # some file systems flush no folders
         _flush(folder)
+
+
+def locked(file: IO[Any]) -> bool:
+    """Whether this process now holds an open file's lock; always, where there are no locks."""
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # another process holds it
+            return False
+        except OSError:  # a file system without locks
+            return True
+    return True
 
 
 def _flush(path: Path) -> None:

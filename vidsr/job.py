@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
@@ -56,6 +57,7 @@ from vidsr.resume import (
     SegmentWriter,
     Workplace,
     bytes_kept,
+    encoder_of,
     engine_of,
     hash_of,
     identity_of,
@@ -126,7 +128,7 @@ def _run_in_one_go(plan: Plan, stages: list[Stage] | None) -> Generator[Event, N
     torch.set_num_threads(plan.engine.threads)
     streams = _streams(plan, stages)
     reader = open_reader(
-        plan.info, copied=_copied(plan), threads=0, trim=plan.job.trim, lead=_lead(plan)
+        plan.info, copied=_copied(plan), threads=0, trim=plan.trim, lead=_lead(plan)
     )
     clock = _Clock(plan.frames_expected)
     with _open_writer(plan) as writer:
@@ -145,9 +147,13 @@ def _run_in_segments(
 ) -> Generator[Event, None, Result]:
     """Encode what no earlier run has, segment by segment, then join all; see Note [Resume]."""
     asked = (plan.job, plan.engine, plan.color, plan.video, plan.segment_frames)
-    manifest, afresh = place.begin(identity_of(*asked), engine_of(plan.engine))
-    engine = replace(plan.engine, **manifest.engine)
-    plan = replace(plan, engine=engine, notes=(*plan.notes, *afresh))
+    resolved = engine_of(plan.engine), encoder_of(plan.video)
+    manifest, changes = place.begin(identity_of(*asked), *resolved)
+    # Fewer workers give the same pictures, and memory may be tighter than it was.
+    workers = min(plan.engine.workers, manifest.engine["workers"])
+    engine = replace(plan.engine, **{**manifest.engine, "workers": workers})
+    video = replace(plan.video, **manifest.encoder)
+    plan = replace(plan, engine=engine, video=video, notes=(*plan.notes, *changes))
     clock = _Clock(plan.frames_expected, resumed=manifest.frames)
     yield clock.now(manifest.frames)
     if manifest.end is None:
@@ -169,7 +175,7 @@ def _encode_segments(
     reader = SegmentReader(
         plan.info,
         frames=plan.segment_frames,
-        trim=plan.job.trim,
+        trim=plan.trim,
         lead=_lead(plan),
         begin=manifest.segments[-1].next if manifest.segments else None,
     )
@@ -198,7 +204,7 @@ def _encode_segments(
 
 def _join(plan: Plan, place: Workplace, manifest: Manifest) -> tuple[ReadReport, WriteReport]:
     """Write the output from its segments and one more pass over the other streams."""
-    reader = VideoReader(plan.info, copied=_copied(plan), trim=plan.job.trim)
+    reader = VideoReader(plan.info, copied=_copied(plan), trim=plan.trim)
     encoded = None if plan.video.ffmpeg is None else headers_of(place.folder)
     with _open_output(plan, encoded) as writer:
         if encoded is None and hash_of(writer.extradata) != manifest.segments[0].headers:
@@ -233,8 +239,8 @@ def _open_output(plan: Plan, encoded: Path | None = None) -> VideoWriter:
         source=plan.info,
         video=plan.video,
         tracks=plan.tracks,
-        start=plan.job.trim.start,
-        end=plan.job.trim.end,
+        start=plan.trim.start,
+        end=plan.trim.end,
         encoded=encoded,
     )
 
@@ -423,7 +429,8 @@ def _damage(plan: Plan, report: ReadReport) -> list[str]:
         notes.append(f"{report.undecodable} packets of the input could not be decoded")
     if report.broken_off:
         notes.append(f"reading the input broke off early ({report.broken_off})")
-    promised, found = plan.info.seconds_from_header, float(report.last - (report.first or 0))
+    begun = min(report.first or Fraction(0), plan.info.start_seconds)
+    promised, found = plan.info.seconds_from_header, float(report.last - begun)
     if plan.job.trim == Trim() and found < CUT_SHORT * promised:
         notes.append(f"the input is cut short: {found:.2f} s of the {promised:.2f} s it promises")
     return notes

@@ -125,7 +125,8 @@ def check_destination(source: Path, destination: Path, *, overwrite: bool) -> No
 
 def _check_numbered(source: Path, destination: Path, *, overwrite: bool) -> None:
     """As `check_destination`; the folder itself may be missing."""
-    if source.absolute() == destination.absolute():
+    resolved = [path.parent.resolve() / path.name for path in (source, destination)]
+    if resolved[0] == resolved[1]:
         raise RequestError(f"{destination} is the input itself; name other pictures with -o")
     present = Numbered(destination).present()
     if present and not overwrite:

@@ -92,7 +92,7 @@ class Job:
     size: SizeRequest | None = field(default_factory=SizeRequest)  # None: as it is, only colored
     engine: EngineRequest = field(default_factory=EngineRequest)
     encoder: EncoderRequest = field(default_factory=EncoderRequest)
-    trim: Trim = field(default_factory=Trim)
+    trim: Trim = field(default_factory=Trim)  # counted from the file's beginning
     deinterlace: Deinterlace = "frame"  # only where the source is interlaced
     overwrite: bool = False
     strict: bool = False  # damaged input is an error

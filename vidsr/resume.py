@@ -8,11 +8,11 @@ whole segment. Every file there appears by a rename once it is on the disk, the 
 manifest that names it, so that after a kill or a loss of power the manifest never promises more
 than there is. What it names is checked again before it is used.
 
-The manifest has two parts beside the list of segments. `identity` must be the same for a run to go
-on: the input's size, time and both ends, the models' hashes, versions, what was asked for, what is
-written. A difference starts afresh and is said. `engine` is what the plan resolved by measuring or
-by what was free at the time; a resumed run takes it from here, since another precision or tile
-would change the pictures.
+The manifest has three parts beside the list of segments. `identity` must be the same for a run to
+go on: the input's size, time and both ends, the models' hashes, versions, what was asked for, what
+is written. A difference starts afresh and is said. `engine` and `encoder` are what the plan
+resolved by measuring or by what was free at the time; a resumed run takes them from here, since
+another precision or tile would change the pictures, and segments encoded otherwise do not join.
 
 The folder is held by a lock of the operating system on a file in it, which ends with the process,
 however that ends; no process id, no clock is looked at. It is removed when the output is whole, and
@@ -26,7 +26,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -38,7 +37,7 @@ from typing import IO, Any, Self
 
 from vidsr import __version__
 from vidsr.errors import MediaError, RequestError, VerificationError
-from vidsr.files import put_in_place, settle
+from vidsr.files import locked, put_in_place, settle
 from vidsr.frame import Frame
 from vidsr.media.boundaries import Boundary, SegmentReader
 from vidsr.media.encoders import VideoFormat
@@ -49,10 +48,7 @@ from vidsr.networks import ColorPlan, EnginePlan
 from vidsr.request import Job
 from vidsr.stages import Counters
 
-if sys.platform != "win32":
-    import fcntl
-
-FORMAT = 1  # of the manifest; others are not read
+FORMAT = 2  # of the manifest; others are not read
 SEGMENT_FRAMES = 250  # x264's own distance of key frames: so the borders cost nothing
 FEWEST_FRAMES = 25  # a key frame a second; fewer would cost too many bytes
 FEWEST_STEADY = 125  # where color warms up on frames that were colored before
@@ -102,8 +98,12 @@ def identity_of(
         MediaError: the input cannot be read.
     """
     asked = _plain(job)
-    for name in ("source", "destination", "overwrite", "strict", "resume"):
-        del asked[name]  # another name or care for the same pictures
+    for name in ("source", "destination", "overwrite", "strict", "resume", "max_memory"):
+        del asked[name]  # another name, care or room for the same pictures
+    del asked["engine"]["threads"], asked["encoder"]["threads"]  # kept as they were resolved
+    output = _plain(video)
+    for name in _ENCODED:
+        del output[name]
     reference = color.reference if color is not None else None
     return {
         "versions": {"vidsr": __version__, **{name: version(name) for name in ("torch", "av")}},
@@ -113,7 +113,7 @@ def identity_of(
         "reference": None if reference is None else _fingerprint(reference),
         "device": engine.device,
         "asked": asked,
-        "output": _plain(video),
+        "output": output,
         "frames of a segment": frames,
     }
 
@@ -123,7 +123,13 @@ def engine_of(engine: EnginePlan) -> dict[str, Any]:
     return {name: getattr(engine, name) for name in _RESOLVED}
 
 
+def encoder_of(video: VideoFormat) -> dict[str, Any]:
+    """What a plan resolved for the encoder, by what was free too; a resumed run keeps it."""
+    return {name: getattr(video, name) for name in _ENCODED}
+
+
 _RESOLVED = ("kind", "layout", "precision", "tile", "batch", "overlap", "threads", "workers")
+_ENCODED = ("options", "threads")
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
@@ -199,6 +205,7 @@ class Manifest:
 
     identity: dict[str, Any]
     engine: dict[str, Any]
+    encoder: dict[str, Any]
     segments: list[Segment] = field(default_factory=list)
     end: ReadReport | None = None  # once every frame is encoded
 
@@ -228,6 +235,7 @@ class Manifest:
             return cls(
                 identity=facts["identity"],
                 engine={name: facts["engine"][name] for name in _RESOLVED},
+                encoder={name: facts["encoder"][name] for name in _ENCODED},
                 segments=[
                     Segment(**{**one, "next": _boundary(one["next"])}) for one in facts["segments"]
                 ],
@@ -327,23 +335,29 @@ class Workplace:
         (self.folder / _MANIFEST).unlink(missing_ok=True)  # first: it must not promise too much
         self._remove(f"*{_SUFFIX}")
 
-    def begin(self, identity: dict[str, Any], engine: dict[str, Any]) -> tuple[Manifest, list[str]]:
-        """The manifest to go on with, and why it is a fresh one if there was another.
+    def begin(
+        self, identity: dict[str, Any], engine: dict[str, Any], encoder: dict[str, Any]
+    ) -> tuple[Manifest, list[str]]:
+        """The manifest to go on with, and why it is a fresh one or differs from what was planned.
 
         Args:
             identity: of this run; see Note [Resume].
             engine: resolved for this run; what an earlier run resolved takes its place.
+            encoder: likewise.
         """
-        old = Manifest.read(self.folder)
+        old, notes = Manifest.read(self.folder), []
         if old is not None and old.identity == identity:
             self._keep_whole(old)
-            return old, []
-        notes = []
+            options = old.encoder["options"]
+            if options != encoder["options"]:
+                words = " ".join(f"{name}={value}" for name, value in options.items())
+                notes = [f"the encoder goes on as it began, with {words}"]
+            return old, notes
         if old is not None and old.segments:
             why = _why_afresh(old.identity, identity)
             notes = [f"started afresh, {old.frames} frames of an earlier run not used: {why}"]
         self.clear()
-        return Manifest(identity, engine), notes
+        return Manifest(identity, engine, encoder), notes
 
     def path_of(self, number: int) -> Path:
         """Of a segment's file."""
@@ -373,7 +387,7 @@ class Workplace:
             file = path.open("ab")
         except FileNotFoundError:  # whoever held it has just finished
             return None
-        if not _locked(file):
+        if not locked(file):
             file.close()
             raise RequestError(
                 f"{self.destination} is being written by another run; wait for it, or name another "
@@ -383,18 +397,6 @@ class Workplace:
             file.close()
             return None
         return file
-
-
-def _locked(file: IO[bytes]) -> bool:
-    """Whether this process now holds a file's lock; always, where the system has none."""
-    if sys.platform != "win32":
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:  # a file system without locks
-            return True
-    return True
 
 
 # ---------------------------------------------------------------- frames into segments

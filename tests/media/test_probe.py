@@ -267,6 +267,44 @@ def test_header_figures_are_read(make_clip):
     assert info.container.startswith("mov,mp4")
 
 
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.mov"])
+def test_a_clock_that_begins_at_zero_does_so_in_spite_of_reordered_frames(make_clip, name):
+    clip = make_clip(name, options={"crf": "20", "bf": "2", "x264-params": "b-adapt=0"})
+    assert probe(clip).start_seconds == 0
+
+
+def test_a_clock_before_an_edit_list_begins_at_zero(clips):
+    assert probe(clips / "awkward/edit_list_start.mp4").start_seconds == 0
+
+
+def test_where_a_clock_begins_is_exact(make_clip):
+    first = 133505  # FFmpeg rounds it up to a whole microsecond, past the first frame
+    pts = [first + 3750 * number for number in range(4)]
+    clip = make_clip("clip.ts", frames=4, pts=pts, time_base=Fraction(1, 90000))
+    assert probe(clip).start_seconds == Fraction(first, 90000)
+
+
+@pytest.mark.parametrize("name", ["clip.mkv", "clip.mp4", "clip.ts"])
+def test_a_film_is_as_long_wherever_its_clock_begins(make_clip, name):
+    info = probe(make_clip(name, frames=24, pts=[*range(240, 264)]))
+    assert (info.start_seconds, info.seconds_from_header) == (10, 1)
+
+
+def test_a_lead_in_before_zero_is_not_taken_for_the_beginning(tmp_path, make_clip):
+    clip, early = make_clip(audio=True), tmp_path / "early.mkv"
+    options = {"avoid_negative_ts": "disabled"}
+    with av.open(str(clip)) as source, av.open(str(early), "w", options=options) as file:
+        streams = [file.add_stream_from_template(stream) for stream in source.streams]
+        for packet in (packet for packet in source.demux() if packet.size):
+            lead_in = 1024 if packet.stream_index == 1 else 0
+            packet.pts, packet.dts = packet.pts - lead_in, packet.dts - lead_in
+            packet.stream = streams[packet.stream_index]
+            file.mux(packet)
+    with av.open(str(early)) as file:
+        assert file.start_time < 0  # else this file no longer shows the trap
+    assert probe(early).start_seconds == 0
+
+
 def test_latin_1_tags_do_not_keep_a_file_from_being_read(tmp_path):
     def prepare(file, videos):
         file.metadata["title"] = "Cafe~"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
 from conftest import gradient
 
 from vidsr.errors import MediaError, RequestError
-from vidsr.media.snapshot import film, frame_at, gray_film
+from vidsr.media.probe import probe
+from vidsr.media.reader import Trim
+from vidsr.media.snapshot import film, frame_at, frames_along, gray_film
 
 
 @pytest.mark.parametrize("index", [0, 3, 7])
@@ -47,6 +51,19 @@ def test_a_number_past_the_end_is_refused_with_how_many_there_are(make_clip):
 def test_a_file_that_cannot_be_read_is_our_error(tmp_path):
     with pytest.raises(MediaError, match="no such file"):
         frame_at(tmp_path / "absent.mp4", 0)
+
+
+@pytest.mark.parametrize("name", ["clip.ts", "clip.mkv"])
+@pytest.mark.parametrize("trim", [Trim(), Trim(Fraction(1, 4), Fraction(3, 4))])
+def test_looks_along_a_film_are_spread_over_it_wherever_its_clock_begins(make_clip, name, trim):
+    options = {"crf": "10", "bf": "0", "g": "4"}
+    looks = []
+    for first in (0, 24 * 3600):
+        pts = [*range(first, first + 24)]
+        clip = make_clip(name, frames=24, pts=pts, options=options)
+        looks.append([rgb.mean().item() for rgb in frames_along(probe(clip), trim, 4)])
+    assert looks[0] == looks[1]
+    assert len(set(looks[0])) == 4
 
 
 def test_a_film_is_every_frame_with_its_moment(make_clip):

@@ -10,8 +10,10 @@ import av
 import pytest
 from identity import FAST, pass_through
 
+from vidsr.frame import Frame
 from vidsr.media.encoders import EncoderRequest, choose_format
 from vidsr.media.probe import probe
+from vidsr.media.reader import Trim, VideoReader
 from vidsr.media.subtitles import SubtitleConverter, encoder_for
 from vidsr.planning import choose_container
 
@@ -56,14 +58,14 @@ def make_film(tmp_path):
     return make
 
 
-def convert(source, path, *, encoder=FAST):
+def convert(source, path, *, encoder=FAST, trim=None):
     """Reader and writer with the tracks that planning decides; also its notes."""
     info = probe(source)
     video, _ = choose_format(info, (info.width, info.height), encoder)
     place, tracks, notes = choose_container(info, path, explicit=True, video=video)
     assert place == path
     converted = {t.stream.index: t.codec for t in tracks if t.action == "convert"}
-    passage = pass_through(source, path, encoder=encoder, convert=converted)
+    passage = pass_through(source, path, encoder=encoder, trim=trim, convert=converted)
     return passage, notes
 
 
@@ -100,6 +102,34 @@ def test_subrip_becomes_mov_text_at_the_same_time(make_film, tmp_path, name):
         "stream 1 (subtitle, subrip, ger) becomes mov_text: text, bold, italic, underline, "
         "colors and sizes are kept, other style is not"
     ]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "kept"),
+    [
+        (None, None, [(0, 900, "a"), (1000, 1800, "b"), (1900, 1950, "c")]),
+        (500, 1500, [(0, 400, "a"), (500, 1000, "b")]),
+        (900, 1000, []),  # half-open at both ends
+        (Fraction(1000, 3), None, [(1, 567, "a"), (667, 1467, "b"), (1567, 1617, "c")]),
+        (None, 1940, [(0, 900, "a"), (1000, 1800, "b"), (1900, 1940, "c")]),
+    ],
+)
+def test_a_trim_cuts_the_subtitles_that_reach_across_it(make_film, start, end, kept):
+    film = make_film([(0, 900, b"a"), (1000, 800, b"b"), (1900, 50, b"c")])
+    trim = Trim(*(None if moment is None else moment * MS for moment in (start, end)))
+    reader = VideoReader(probe(film), copied=(1,), threads=1, trim=trim)
+    packets = [item for item in reader if not isinstance(item, Frame)]
+    assert [(p.pts, p.pts + p.duration, bytes(p).decode()) for p in packets] == kept
+    assert all(packet.dts == packet.pts for packet in packets)
+
+
+@pytest.mark.parametrize("name", ["out.mkv", "out.mp4"])
+def test_a_subtitle_across_the_end_makes_no_file_longer(make_film, tmp_path, name):
+    film, trim = make_film([(200, 1800, b"word")]), Trim(500 * MS, 1500 * MS)
+    convert(film, tmp_path / name, trim=trim)
+    assert cues_of(tmp_path / name) == [(*at(0, 1000), "word")]
+    with av.open(str(tmp_path / name)) as file:
+        assert file.duration == 1_000_000
 
 
 def test_language_title_and_disposition_come_along(make_film, tmp_path):

@@ -23,6 +23,7 @@ from vidsr.errors import RequestError, VidsrError
 from vidsr.events import Progress, Result
 from vidsr.job import plan
 from vidsr.media import images
+from vidsr.memory import memory_limit
 from vidsr.models.card import sha256_of, shipped_cards
 from vidsr.models.families import choose_colorizer, family_of
 from vidsr.models.load import CHECKPOINT_SUFFIXES, find_twin, resolve
@@ -121,7 +122,7 @@ def run(
             for number, telling in tellings:
                 entry = work.waiting[number]
                 if isinstance(telling, Planned):
-                    work.begun[number] = telling
+                    work.begin(number, telling)
                 if isinstance(telling, Planned | Progress):
                     yield Told(entry.source, telling)
                     continue
@@ -150,12 +151,13 @@ class _Work:
         self.begun: dict[int, Planned] = {}
 
     def tasks(self) -> Iterator[Task]:
-        """A task for each entry, numbered by its place; several at once share the threads."""
+        """A task for each entry, numbered by its place; several at once share what they take."""
         asked, jobs = self.request.job, self.request.jobs
         if jobs > 1:
             share = max(1, (asked.engine.threads or usable_cores()) // jobs)
             encoder = replace(asked.encoder, threads=asked.encoder.threads or share)
             asked = replace(asked, engine=replace(asked.engine, threads=share), encoder=encoder)
+            asked = replace(asked, max_memory=memory_limit(asked.max_memory) // jobs)
         for number, entry in enumerate(self.waiting):
             job = replace(
                 asked,
@@ -164,6 +166,11 @@ class _Work:
                 overwrite=asked.overwrite or self.record.is_ours(entry),
             )
             yield Task(number, job, entry.identity)
+
+    def begin(self, number: int, planned: Planned) -> None:
+        """Note what will come of a file, before it is written."""
+        self.begun[number] = planned
+        self.record.begin(self.waiting[number], planned.destination)
 
     def settle(self, number: int, telling: Result | VidsrError) -> Outcome:
         """The outcome of a file, and its line in the record."""

@@ -5,8 +5,9 @@ Note [One process a file]
 torch's threads are set for a whole process and a decoder that crashes takes its process along. So
 several files at once are done by as many processes, each fed one file after the other; one that
 dies costs the file it was at, and another takes its place. What travels is data: Tasks there,
-events and errors back. Ctrl-C reaches every process of a terminal, so these ignore it, and are told
-by their parent (SIGTERM, once) to leave their file without a trace.
+events and errors back. A worker writes nothing before its parent has answered to what it planned,
+which is recorded first, see Note [Done before]. Ctrl-C reaches every process of a terminal, so
+these ignore it, and are told by their parent (SIGTERM, once) to leave their file without a trace.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ class Executor(Protocol):
         """Do all tasks, taking the next one when there is room for it.
 
         Yields a task's number and what it tells; each task ends with one `Result` or one error,
-        and an error ends nothing else. Closing the iterator stops everything, and nothing
-        half-written is left.
+        and an error ends nothing else. What is `Planned` is not written before the next step of
+        the iterator. Closing it stops everything, and nothing half-written is left.
         """
 
 
@@ -168,6 +169,8 @@ def _side_by_side(
                 worker = busy[pipe]
                 telling = worker.receive()
                 yield worker.task.number, telling
+                if isinstance(telling, Planned):
+                    worker.go_on()
                 if isinstance(telling, Result | VidsrError):
                     busy.pop(pipe)
                     following = _give_next(worker, waiting, cache_dir)
@@ -209,6 +212,11 @@ class _Worker:
         self.task = task
         self.pipe.send(task)
 
+    def go_on(self) -> None:
+        """Let it write what it planned."""
+        with contextlib.suppress(OSError):  # it died; `receive` says so
+            self.pipe.send(None)
+
     def receive(self) -> Telling:
         """What it tells next, or that it died."""
         try:
@@ -241,6 +249,8 @@ def _serve(pipe: Connection, cache_dir: Path | None) -> None:
             with contextlib.closing(_tellings(pipe.recv(), cache_dir)) as tellings:
                 for telling in tellings:
                     pipe.send(telling)
+                    if isinstance(telling, Planned):
+                        pipe.recv()  # see `go_on`
 
 
 def _tellings(task: Task, cache_dir: Path | None) -> Generator[Telling, None, None]:

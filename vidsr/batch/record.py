@@ -1,7 +1,8 @@
 """What a batch has done, remembered in the output folder, so that nothing is done twice.
 
-One JSON object a line, appended and flushed to disk when an output is whole. A line that a crash
-cut short is passed over: its file is then done again. The last line about a file counts.
+One JSON object a line, appended and flushed to disk: one before an output is written, one when it
+is whole. A line that a crash cut short is passed over: its file is then done again. The last line
+about a file counts.
 
 Note [Done before]
 ~~~~~~~~~~~~~~~~~~
@@ -10,6 +11,10 @@ that were used are as recorded, and the output still has its size. What was aske
 device, engine, threads, memory and the choice of overwriting, since another machine may go on with
 a batch, and the version of vidsr, since an update should not redo a library; the weights are known
 by their hashes.
+
+An output gets its name a moment before its line is written, and the batch may end in between. So a
+line says beforehand what is begun: if something new lies there later and no line says that it is
+whole, it is ours too, and is done again.
 """
 
 from __future__ import annotations
@@ -25,14 +30,25 @@ from typing import IO, Any
 
 from vidsr.batch.listing import Entry
 from vidsr.errors import MediaError, RequestError
+from vidsr.files import locked
 from vidsr.request import Job
 
 FILE_NAME = ".vidsr-batch.jsonl"
 
 
 @dataclass(frozen=True)
+class Begun:
+    """One line: an output that is being made, and of what."""
+
+    name: str  # of the entry
+    source: str  # absolute
+    output: str  # inside the output folder; "": nothing came of what was begun
+    before: int | None  # time of change (mtime_ns) of what lay there
+
+
+@dataclass(frozen=True)
 class Done:
-    """One line: an output, what it was made of, and how."""
+    """One line: an output that is whole, what it was made of, and how."""
 
     name: str  # of the entry
     source: str  # absolute
@@ -41,15 +57,6 @@ class Done:
     weights: list[str]  # SHA-256 of each file
     output: str  # inside the output folder
     bytes: int  # of the output
-
-    @classmethod
-    def read(cls, line: str) -> Done | None:
-        """A line, or None if it is none of ours or cut short."""
-        try:
-            content = json.loads(line)
-            return cls(**{**content, "identity": tuple(content["identity"])})
-        except (ValueError, TypeError, KeyError):
-            return None
 
 
 class Record:
@@ -60,6 +67,7 @@ class Record:
         self.folder = folder
         self._file: IO[str] | None = None
         self._done: dict[str, Done] = {}
+        self._begun: dict[str, Begun] = {}  # and not done since
         with contextlib.suppress(OSError):
             self._read((folder / FILE_NAME).read_text(encoding="utf-8", errors="replace"))
 
@@ -77,7 +85,8 @@ class Record:
         except OSError as exc:
             raise MediaError(f"{path}: cannot be written ({exc.strerror})") from exc
         with self._file as file:
-            _lock(file, self.folder)
+            if not locked(file):
+                raise RequestError(f"another batch writes to {self.folder} now; wait for its end")
             file.seek(0)
             text = file.read()
             self._read(text)
@@ -86,12 +95,21 @@ class Record:
             try:
                 yield
             finally:
-                if not file.tell():
+                self._take_back()
+                if not (text or self._done or self._begun):
                     path.unlink(missing_ok=True)  # a batch that did nothing
 
     def _read(self, text: str) -> None:
-        lines = (Done.read(line) for line in text.splitlines())
-        self._done.update((done.name, done) for done in lines if done is not None)
+        for line in text.splitlines():
+            self._keep(_line_of(line))
+
+    def _keep(self, line: Begun | Done | None) -> None:
+        if isinstance(line, Done):
+            self._done[line.name] = line
+        if isinstance(line, Begun) and line.output:
+            self._begun[line.name] = line
+        elif line is not None:
+            self._begun.pop(line.name, None)
 
     def of(self, entry: Entry) -> Done | None:
         """What an earlier run made of an entry, whatever has changed since."""
@@ -99,12 +117,22 @@ class Record:
 
     def is_ours(self, entry: Entry) -> bool:
         """Whether the output is as a run from this very source left it: it may be replaced."""
-        done = self.of(entry)
+        source, begun, done = _source_of(entry), self._unrecorded(entry), self.of(entry)
+        if begun is not None:
+            return begun.source == source
         return (
             done is not None
-            and done.source == str(entry.source.resolve())
+            and done.source == source
             and _size(self.folder / done.output) == done.bytes
         )
+
+    def _unrecorded(self, entry: Entry) -> Begun | None:
+        """What was begun of an entry, if its output came but no line about that."""
+        begun = self._begun.get(entry.name.as_posix())
+        return begun if begun is not None and self._came(begun) else None
+
+    def _came(self, begun: Begun) -> bool:
+        return _mtime(self.folder / begun.output) not in {None, begun.before}
 
     def why_again(self, entry: Entry, asked: dict[str, Any], weights: Collection[str]) -> str:
         """Why what an earlier run made does not count; "" if it does.
@@ -115,6 +143,8 @@ class Record:
             weights: hashes of all weights that there are now.
         """
         done = self._done[entry.name.as_posix()]
+        if self._unrecorded(entry):
+            return "a run was cut off before it was recorded"
         if done.identity != dataclasses.astuple(entry.identity):
             return "the input has changed"
         if done.asked != asked:
@@ -124,16 +154,36 @@ class Record:
         size = _size(self.folder / done.output)
         return "" if size == done.bytes else "its output is gone or was changed"
 
+    def begin(self, entry: Entry, output: Path) -> None:
+        """Remember that an output will be written, before it is.
+
+        Raises:
+            MediaError: the disk refuses.
+        """
+        if self._unrecorded(entry) and self.is_ours(entry):
+            return  # it is remembered already
+        inside = output.relative_to(self.folder).as_posix()
+        self._append(Begun(entry.name.as_posix(), _source_of(entry), inside, _mtime(output)))
+
     def add(self, done: Done) -> None:
         """Remember an output that is whole; it survives a power failure from here on.
 
         Raises:
             MediaError: the disk refuses.
         """
+        self._append(done)
+
+    def _take_back(self) -> None:
+        """Forget what was begun and came to nothing: what lies there later is somebody else's."""
+        for begun in list(self._begun.values()):
+            if not self._came(begun):
+                self._append(dataclasses.replace(begun, output=""))
+
+    def _append(self, line: Begun | Done) -> None:
         assert self._file is not None
-        self._done[done.name] = done
+        self._keep(line)
         try:
-            self._file.write(json.dumps(dataclasses.asdict(done)) + "\n")
+            self._file.write(json.dumps(dataclasses.asdict(line)) + "\n")
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as exc:
@@ -163,13 +213,28 @@ def done_of(entry: Entry, job: Job, weights: list[str], output: Path, folder: Pa
     """
     return Done(
         name=entry.name.as_posix(),
-        source=str(entry.source.resolve()),
+        source=_source_of(entry),
         identity=(entry.identity.size, entry.identity.mtime_ns),
         asked=asked_of(job),
         weights=weights,
         output=output.relative_to(folder).as_posix(),
         bytes=output.stat().st_size,
     )
+
+
+def _line_of(text: str) -> Begun | Done | None:
+    """What a line says; None if it is none of ours or cut short."""
+    try:
+        content = json.loads(text)
+        if "identity" not in content:
+            return Begun(**content)
+        return Done(**{**content, "identity": tuple(content["identity"])})
+    except (ValueError, TypeError):
+        return None
+
+
+def _source_of(entry: Entry) -> str:
+    return str(entry.source.resolve())
 
 
 def _size(path: Path) -> int | None:
@@ -179,12 +244,8 @@ def _size(path: Path) -> int | None:
         return None
 
 
-def _lock(file: IO[str], folder: Path) -> None:
-    """Refuse a second writer, where the system can."""
-    with contextlib.suppress(ImportError):
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            raise RequestError(f"another batch writes to {folder} now; wait for its end") from exc
+def _mtime(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None

@@ -81,6 +81,7 @@ class VideoInfo:
     common_clock: int  # ticks per second of the coarsest clock that every stream's ticks fall on
     unread_alpha: bool = False  # kept beside VP8 or VP9, whose decoders in FFmpeg pass over it
     hdr: HdrMetadata = field(default_factory=HdrMetadata)
+    start_seconds: Fraction = Fraction(0)  # where its clock begins; MPEG-TS rarely at zero
     # What the reader shall make of woven fields; all of the above is then said of its pictures.
     deinterlace: Literal["frame", "field"] | None = None
     fields_flagged: bool = True  # each picture's own flag says whether it is woven
@@ -115,6 +116,7 @@ def probe(path: Path, *, video: int | None = None) -> VideoInfo:
         picture = _first_picture(container, stream, path)
         layout = layout_of(picture.format)
         matrix = _display_matrix(picture)
+        start = _start_seconds(container)
         return VideoInfo(
             path=path,
             container=container.format.name,
@@ -131,7 +133,7 @@ def probe(path: Path, *, video: int | None = None) -> VideoInfo:
             time_base=stream.time_base or Fraction(1, 90000),
             frame_rate=_frame_rate(stream),
             frames_from_header=stream.frames,
-            seconds_from_header=(container.duration or 0) / 1e6,
+            seconds_from_header=_seconds(container, start),
             interlaced=picture.interlaced_frame,
             top_field_first="bottom first" not in description,
             chapters=len(container.chapters()),
@@ -140,6 +142,7 @@ def probe(path: Path, *, video: int | None = None) -> VideoInfo:
             common_clock=math.lcm(
                 *(s.time_base.denominator for s in container.streams if s.time_base)
             ),
+            start_seconds=start,
         )
 
 
@@ -241,6 +244,22 @@ def _stream_info(stream: av.stream.Stream) -> StreamInfo:
 
 def _is_cover(stream: av.stream.Stream) -> bool:
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _start_seconds(container: av.container.InputContainer) -> Fraction:
+    """Where a file's clock begins. What lies before zero is a codec's lead-in."""
+    rounded = Fraction(container.start_time or 0, av.time_base)
+    starts = (s.start_time * s.time_base for s in container.streams if s.start_time and s.time_base)
+    # FFmpeg's microseconds may lie past the very frame that a stream begins with.
+    exact = next((start for start in starts if abs(start - rounded) * av.time_base < 1), rounded)
+    return max(exact, Fraction(0))
+
+
+def _seconds(container: av.container.InputContainer, start: Fraction) -> float:
+    """How long a film is; where it ends is what NUT says, and Matroska as FFmpeg writes it."""
+    said = Fraction(container.duration or 0, av.time_base)
+    is_end = container.format.name in {"matroska,webm", "nut"} and said > start
+    return float(said - start if is_end else said)
 
 
 def _frame_rate(stream: av.VideoStream) -> Fraction:

@@ -16,6 +16,7 @@ is still a packet (the first key frame of a B-frame mkv is one).
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -52,7 +53,10 @@ class ReadReport:
 
 @dataclass(frozen=True)
 class Trim:
-    """The half-open interval [start, end) in seconds on the file's own clock; None is open."""
+    """The half-open interval [start, end) in seconds; None is open.
+
+    A job counts from the file's beginning, as players do; a reader on the file's own clock.
+    """
 
     start: Fraction | None = None
     end: Fraction | None = None
@@ -61,6 +65,11 @@ class Trim:
         """Whether a moment lies inside."""
         after_start = self.start is None or seconds >= self.start
         return after_start and (self.end is None or seconds < self.end)
+
+    def on_clock(self, begins: Fraction) -> Trim:
+        """The same part of a file, by a clock that shows `begins` at the file's beginning."""
+        start, end = (None if at is None else begins + at for at in (self.start, self.end))
+        return Trim(start, end)
 
     def shift(self, time_base: Fraction) -> int:
         """Ticks to take off every timestamp, so that the output begins at zero."""
@@ -89,7 +98,7 @@ class VideoReader:
             info: what `probe` found.
             copied: indices of the streams whose packets are yielded.
             threads: of the decoder, but for H.264; 0 lets FFmpeg choose.
-            trim: what to keep.
+            trim: what to keep, on the file's own clock.
             lead: how many frames from just before the start are yielded too, marked as such.
             begin: a moment inside the trim, in seconds on the file's own clock; what lies well
                 before it may be skipped. None skips nothing.
@@ -218,10 +227,17 @@ class VideoReader:
         self.report.last = max(self.report.last, end)
 
     def _copy(self, packet: av.Packet[Any]) -> Iterator[Packet]:
+        """Pass on what is inside the trim, moved by it.
+
+        A subtitle that is on the screen at the start was sent before it: it is lost where the seek
+        to the start skips its packet.
+        """
         if packet.stream_index in self._covers:
             self.report.copied[packet.stream_index] += 1
             yield packet  # it has no time to be cut or moved
             return
+        if packet.stream.type == "subtitle":
+            self._cut(packet)
         time_base = packet.time_base
         moment = packet.pts if packet.pts is not None else packet.dts
         if moment is not None and not self.trim.holds(moment * time_base):
@@ -236,6 +252,19 @@ class VideoReader:
             packet.dts = None if packet.dts is None else packet.dts - shift
         self.report.copied[packet.stream_index] += 1
         yield packet
+
+    def _cut(self, packet: av.Packet[Any]) -> None:
+        """Shorten a subtitle to what is shown inside the trim; one that is not stays outside."""
+        if packet.pts is None or not packet.duration:
+            return
+        start, end = packet.pts, packet.pts + packet.duration
+        if self.trim.start is not None:
+            start = max(start, math.ceil(self.trim.start / packet.time_base))
+        if self.trim.end is not None:
+            end = min(end, math.ceil(self.trim.end / packet.time_base))
+        if start < end:
+            packet.dts = start if start > packet.pts else packet.dts
+            packet.pts, packet.duration = start, end - start
 
     def _decode(self, packet: av.Packet[Any]) -> Iterator[Frame]:
         self.report.packets += 1

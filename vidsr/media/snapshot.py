@@ -37,7 +37,7 @@ def frame_at(path: Path, index: int) -> NDArray[np.uint8]:
 
 
 def frames_along(info: VideoInfo, trim: Trim, count: int) -> Iterator[Tensor]:
-    """Up to `count` frames spread over a file, or over a trim of it, as RGB (1,3,H,W).
+    """Up to `count` frames spread over a file, or over a job's trim of it, as RGB (1,3,H,W).
 
     Fewer where the file ends before its header says, at least one if anything can be decoded.
 
@@ -49,7 +49,8 @@ def frames_along(info: VideoInfo, trim: Trim, count: int) -> Iterator[Tensor]:
     length = max(end - start, Fraction(0))
     for number in range(count):
         moment = start + length * number / count
-        reader = open_reader(info, copied=(), trim=Trim(moment or None, trim.end))
+        rest = Trim(moment or None, trim.end).on_clock(info.start_seconds)
+        reader = open_reader(info, copied=(), trim=rest)
         frame = next((item for item in reader if isinstance(item, Frame)), None)
         if frame is not None:
             yield _rgb(frame)
