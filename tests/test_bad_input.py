@@ -229,7 +229,7 @@ def test_an_unknown_model_is_answered_with_near_names(
 def test_a_model_that_is_nowhere_near_is_answered_with_all_names(
     refused: Callable[..., str], make_clip: ClipMaker
 ) -> None:
-    assert "there are fast-x2, fast-x4" in refused(MODEL, make_clip(), "--model", "qqq")
+    assert "there are fast, fast-x2, fast-x4" in refused(MODEL, make_clip(), "--model", "qqq")
 
 
 def test_weights_with_the_wrong_hash(

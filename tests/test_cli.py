@@ -25,9 +25,10 @@ from typer.testing import CliRunner, Result
 
 import vidsr
 from vidsr import cli
+from vidsr.cli import screen
 from vidsr.cli.words import parse_pairs, parse_time
 from vidsr.engines.choice import LIBRARIES
-from vidsr.errors import RequestError
+from vidsr.errors import ModelError, RequestError
 
 COMMANDS = [
     [],
@@ -520,6 +521,19 @@ def test_flicker_is_refused_where_it_makes_no_sense(make_clip: ClipMaker, tmp_pa
         (["--start", "1/0"], "'1/0' is no time"),
         (["--start", ""], "'' is no time"),
         (["--end", "-1"], "'-1' is no time"),
+        (["--start", "x"], "'x' is no time; write seconds, M:S or H:M:S"),
+        (["--start", "1e999"], "'1e999' is no time"),
+        (["--start", "9" * 400], "is no time"),
+        (["--end", "9" * 12], "is no time"),
+        (["--rate", "1e999"], "--rate 1e999 is no rate"),
+        (["--max-memory", "0"], "0 may be taken"),
+        (["--max-memory", "9" * 400, "--rate", "24"], "--rate is for numbered pictures"),
+        (["--crf", "99"], "--crf 99: libx264 takes 0 (best) to 51"),
+        (["--scale", "1"], "`vidsr colorize` only colors"),
+        (["--colorize", "--scale", "1"], "`vidsr colorize` only colors"),
+        (["--model", "nope"], "there are fast, fast-x2, fast-x4 ("),
+        (["-o", "no-such-folder/"], "no-such-folder: there is no such folder"),
+        (["-o", "frame.jpg"], "numbered pictures (%06d.png), .gif, .webp and .apng, not .jpg"),
         (["--end", "0"], "--end 0 is not after --start 0"),
         (["--start", "3", "--end", "2"], "--end 2 is not after --start 3"),
     ],
@@ -528,7 +542,98 @@ def test_flicker_is_refused_where_it_makes_no_sense(make_clip: ClipMaker, tmp_pa
 def test_values_that_make_no_sense_are_one_sentence(
     make_clip: ClipMaker, words: list[str], sentence: str
 ) -> None:
-    assert sentence in refused(2, "upscale", make_clip(), *words)
+    code = ModelError.exit_code if "--model" in words else RequestError.exit_code
+    assert sentence in refused(code, "upscale", make_clip(), *words)
+
+
+def test_a_folder_is_refused_with_the_command_that_takes_it(tmp_path: Path) -> None:
+    sentence = refused(3, "upscale", tmp_path, "-o", "out")
+    assert f"`vidsr batch {tmp_path} -o OUT`" in sentence
+
+
+def test_a_file_that_is_no_checkpoint_is_no_unknown_model(make_clip: ClipMaker) -> None:
+    clip = make_clip()
+    assert f"{clip} is no checkpoint" in refused(4, "upscale", clip, "--model", clip)
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_a_model_that_doubles_does_so_if_no_size_is_asked_for(
+    tmp_path: Path, out: Path, checkpoint: bool
+) -> None:
+    model = tiny_model(tmp_path / "own", "mine", scale=2) if checkpoint else "fast-x2"
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    assert vidsr_command("upscale", tmp_path / "a.png", "-o", out, "-m", model).exit_code == 0
+    with Image.open(out / "a.png") as larger:
+        assert larger.size == (80, 60)
+    sentence = refused(2, "upscale", tmp_path / "a.png", "-o", out, "-m", model, "-s", 4, "-y")
+    assert "enlarges 2 times at most, 4 is asked for" in sentence
+
+
+def test_short_words_mean_what_the_long_ones_do(make_clip: ClipMaker, out: Path) -> None:
+    words = ("upscale", make_clip(), "-o", out / "a.mp4", "-s", 2, "-m", "fast-x4")
+    assert vidsr_command(*words).exit_code == 0
+    assert "exists" in refused(2, *words)
+    result = vidsr_command(*words, "-y", "--json")
+    assert json.loads(result.stdout.splitlines()[-1])["width"] == 2 * 48
+
+
+@pytest.mark.parametrize("command", ["upscale", "colorize", "batch"])
+def test_help_names_the_short_words(command: str) -> None:
+    text = vidsr_command(command, "-h").stdout
+    short = ["-m", "-y"] if command == "colorize" else ["-s", "-m", "-y"]
+    assert all(f" {word} " in text for word in short)
+
+
+@pytest.mark.parametrize("command", ["upscale", "colorize", "batch"])
+def test_help_puts_every_option_but_three_under_a_title(command: str) -> None:
+    inner: Any = typer.main.get_command(cli.app)
+    options = [o for o in inner.commands[command].params if o.param_type_name == "option"]
+    untitled = {option.name for option in options if option.rich_help_panel is None}
+    assert untitled == {"output", "as_json", "quiet"}
+
+
+def test_help_lists_what_is_used_most_first() -> None:
+    text = vidsr_command("-h").stdout
+    places = [text.index(f" {name} ") for name in ("upscale", "colorize", "batch", "bench")]
+    assert places == sorted(places)
+    assert "INPUT..." not in vidsr_command("upscale", "-h").stdout.splitlines()[2]
+
+
+def test_a_name_with_an_emojis_word_is_printed_as_it_is(out: Path) -> None:
+    assert "a:smile:b.mp4" in refused(3, "upscale", out / "a:smile:b.mp4")
+
+
+def test_a_bar_takes_any_title() -> None:
+    title = "{a} [b] :smile:"
+    with screen.bar(title) as progress:
+        progress.add_task("", total=1, rate="", by="")
+        column: Any = progress.columns[0]
+        assert str(column.render(progress.tasks[0])) == title
+
+
+def test_a_demo_that_cannot_be_put_somewhere_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    assert "is a file; name a folder" in refused(2, "demo", tmp_path / "a.mp4")
+    assert "cannot be made" in refused(3, "demo", tmp_path / "a.mp4" / "x")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["upscale", "a.mp4", "--scale", "1.5"], "Invalid value for '-s' / '--scale'"),
+        (["upscale", "a.mp4", "--shine"], "No such option: --shine"),
+    ],
+)
+def test_under_json_words_that_are_not_known_are_an_object_too(
+    words: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["vidsr", *words, "--json"])
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    said = capsys.readouterr()
+    facts = json.loads(said.out)
+    assert (facts["event"], facts["exit_code"], said.err) == ("error", 2, "")
+    assert sentence in facts["message"]
 
 
 @pytest.mark.parametrize(

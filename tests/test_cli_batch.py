@@ -136,7 +136,29 @@ def test_what_cannot_begin_is_one_sentence(tmp_path: Path, folder: Path, out: Pa
     assert "unknown model" in refused(4, "batch", folder, "-o", out, "--model", "nonsense")
     assert "go with --colorize" in refused(2, "batch", folder, "-o", out, "--saturation", 2)
     report = tmp_path / "not/there.json"
-    assert "report" in vidsr_command("batch", folder, "-o", out, "--report", report).stderr
+    sentence = refused(2, "batch", folder, "-o", out, "--report", report)
+    assert "no such folder for the report" in sentence
+    assert "is a folder" in refused(2, "batch", folder, "-o", out, "--report", tmp_path)
+    assert "is a folder" in refused(2, "batch", folder, "-o", out, "--report", ".")
+
+
+def test_a_report_may_lie_in_the_folder_that_is_made(folder: Path, tmp_path: Path) -> None:
+    report = tmp_path / "new" / "report.json"
+    assert vidsr_command("batch", folder, "-o", tmp_path / "new", "--report", report).exit_code == 0
+    assert json.loads(report.read_text())["counts"]["done"] > 0
+
+
+def test_a_report_that_fails_after_all_comes_after_the_summary(
+    folder: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("vidsr.cli.screen.appearing", full)
+    report = tmp_path / "report.json"
+    result = vidsr_command("batch", folder, "-o", out, "--report", report, "--dry-run")
+    assert "waiting" in result.stdout
+    assert (result.exit_code, "report cannot be written" in result.stderr) == (3, True)
 
 
 def test_names_that_are_no_text_are_done_and_named(tmp_path: Path, out: Path) -> None:

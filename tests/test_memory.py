@@ -139,6 +139,7 @@ def test_without_a_limit_most_of_the_free_memory_may_be_taken(
     monkeypatch.setattr("vidsr.memory.free_memory", lambda _: 1000)
     assert memory_limit(None) == 800
     assert memory_limit(123) == 123
+    assert memory_limit(0) == 0
 
 
 def test_what_a_container_may_take_is_all_that_is_free(

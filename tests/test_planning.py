@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ClipMaker
+from family import ship_family
 
 from vidsr.errors import RequestError
 from vidsr.frame import Siting
@@ -99,7 +100,7 @@ def test_size_requests_exclude_each_other() -> None:
 
 @pytest.mark.parametrize("scale", [-1, 0, 1, 5, 8])
 def test_other_scales_are_refused_with_the_way_out(scale: int) -> None:
-    with pytest.raises(RequestError, match=f"--scale {scale}: 2, 3 and 4 work; use --height"):
+    with pytest.raises(RequestError, match=f"--scale {scale}: 2, 3 and 4 work; "):
         SizeRequest(scale=scale)
 
 
@@ -326,3 +327,12 @@ def test_a_video_format_names_no_network(make_clip: ClipMaker) -> None:
     video, _ = choose_format(probe(make_clip()), (96, 64), EncoderRequest())
     assert isinstance(video, VideoFormat)
     assert not any(isinstance(value, torch.Tensor) for value in vars(video).values())
+
+
+@pytest.mark.parametrize(("model", "scale"), [("fast-x2", 2), ("fast-x4", 4), ("fast", 4)])
+def test_a_named_model_that_reaches_less_is_not_asked_for_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, scale: int
+) -> None:
+    ship_family(monkeypatch, tmp_path / "weights", 2, 4)
+    assert choose_target(SizeRequest(), Shape(96, 54), model).factor == scale
+    assert choose_target(SizeRequest(), Shape(3000, 2000), model).factor == 2

@@ -100,7 +100,7 @@ def draft(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
     shape = Shape(
         info.width, info.height, info.sample_aspect or Fraction(1), bool(info.rotation % 180)
     )
-    target = choose_target(job.size, shape)
+    target = choose_target(job.size, shape, job.engine.model)
     wanted = wanted_destination(job, target)
     video, changes = _choose_format(job, info, target, wanted)
     video = replace(video, sample_aspect=_sample_aspect(info, target))

@@ -30,7 +30,7 @@ CGROUPS = Path("/sys/fs/cgroup")  # as a container sees its own limits
 
 def memory_limit(asked: int | None) -> int:
     """Bytes that a run may take: as asked for, or a share of what is free."""
-    return asked or int(SHARE * free_memory(torch.device("cpu")))
+    return int(SHARE * free_memory(torch.device("cpu"))) if asked is None else asked
 
 
 def free_memory(device: torch.device) -> int:

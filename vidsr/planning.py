@@ -20,6 +20,7 @@ from vidsr.media.probe import StreamInfo, VideoInfo
 from vidsr.media.sequence import Numbered, is_numbered, writes_pictures
 from vidsr.media.subtitles import KEPT, encoder_for
 from vidsr.media.writer import TrackPlan
+from vidsr.models.families import largest_scale
 from vidsr.request import Job, SizeRequest
 
 LARGEST_DEFAULT = (3840, 2160)  # without --scale the result stays within this if it can
@@ -47,16 +48,22 @@ class Shape:
     turned: bool = False  # shown rotated by 90 or 270 degrees
 
 
-def choose_target(request: SizeRequest | None, shape: Shape) -> Target:
+def choose_target(request: SizeRequest | None, shape: Shape, model: str | None = None) -> Target:
     """The stored output size for a request; None keeps the size.
+
+    Args:
+        request: if it names no size, that is four times up to 4K and else twice.
+        shape: of the source.
+        model: if it is named and reaches less, that is taken instead.
 
     Raises:
         RequestError: `--size` asks for another aspect than the picture has.
+        ModelError: no such model.
     """
     if request is None:
         return Target(shape.width, shape.height, Fraction(1), square_pixels=False)
     if request.size is None and request.height is None:
-        scale = request.scale or _default_scale(shape)
+        scale = request.scale or _default_scale(shape, model)
         size = shape.width * scale, shape.height * scale
         return Target(*size, Fraction(scale), square_pixels=False)
     stored_aspect = shape.width * shape.sample_aspect / shape.height
@@ -78,9 +85,10 @@ def choose_target(request: SizeRequest | None, shape: Shape) -> Target:
     return Target(width, height, factor, square_pixels=True)
 
 
-def _default_scale(shape: Shape) -> int:
+def _default_scale(shape: Shape, model: str | None) -> int:
     sides = sorted((shape.width * 4, shape.height * 4), reverse=True)
-    return 4 if sides[0] <= LARGEST_DEFAULT[0] and sides[1] <= LARGEST_DEFAULT[1] else 2
+    fits = sides[0] <= LARGEST_DEFAULT[0] and sides[1] <= LARGEST_DEFAULT[1]
+    return min(4 if fits else 2, 4 if model is None else largest_scale(model))
 
 
 def _even(length: Fraction) -> int:

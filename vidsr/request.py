@@ -35,9 +35,8 @@ class SizeRequest:
         if sum(value is not None for value in (self.scale, self.size, self.height)) > 1:
             raise RequestError("--scale, --size and --height exclude each other; give one")
         if self.scale is not None and self.scale not in {2, 3, 4}:
-            raise RequestError(
-                f"--scale {self.scale}: 2, 3 and 4 work; use --height for other sizes"
-            )
+            other = "`vidsr colorize` only colors" if self.scale == 1 else "use --height for others"
+            raise RequestError(f"--scale {self.scale}: 2, 3 and 4 work; {other}")
         sides = (*(self.size or ()), *((self.height,) if self.height is not None else ()))
         if any(side < 16 for side in sides):
             raise RequestError(f"the size asked for, {sides}, is below 16 pixels")

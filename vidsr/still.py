@@ -67,7 +67,7 @@ def plan_still(job: Job, cache_dir: Path | None) -> StillPlan:
         raise RequestError(f"--rate is for numbered pictures, and {job.source} is one picture")
     still = images.read(job.source)
     height, width = still.rgb.shape[:2]
-    target = choose_target(job.size, Shape(width, height))
+    target = choose_target(job.size, Shape(width, height), job.engine.model)
     destination = wanted_destination(job, target)
     if not images.is_picture(destination):
         raise RequestError(f"{destination}: a picture is written as {', '.join(images.SUFFIXES)}")

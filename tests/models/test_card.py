@@ -135,7 +135,7 @@ def test_a_twin_is_listed_after_its_model(shelf):
 def test_an_unknown_name_suggests_near_ones(shelf):
     with pytest.raises(ModelError, match="'fast-4x'; did you mean fast-x4"):
         find_card("fast-4x")
-    with pytest.raises(ModelError, match="there are fast-x2, fast-x4"):
+    with pytest.raises(ModelError, match="there are fast, fast-x2, fast-x4"):
         find_card("zzz")
 
 

@@ -11,7 +11,13 @@ from family import ship_family, tiny_model, tiny_twins
 
 from vidsr.errors import ModelError, RequestError
 from vidsr.models.card import shipped_cards
-from vidsr.models.families import choose_model, choose_weights, default_family, family_of
+from vidsr.models.families import (
+    choose_model,
+    choose_weights,
+    default_family,
+    family_of,
+    largest_scale,
+)
 
 
 @pytest.fixture
@@ -49,6 +55,15 @@ def test_a_factor_beyond_the_family_is_refused_with_the_largest(family: Path) ->
 def test_a_factor_beyond_a_named_member_is_refused(family: Path) -> None:
     with pytest.raises(RequestError, match="fast-x2 enlarges 2 times at most"):
         choose_model("fast-x2", Fraction(3))
+
+
+@pytest.mark.parametrize(("name", "scale"), [("fast", 4), ("fast-x2", 2), ("fast-x4", 4)])
+def test_the_largest_scale_is_the_members_or_the_familys(
+    family: Path, name: str, scale: int
+) -> None:
+    assert largest_scale(name) == scale
+    if name != "fast":
+        assert largest_scale(str(family / f"{name}.safetensors")) == scale
 
 
 def test_a_checkpoint_is_described_by_its_card_or_by_its_tensors(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -29,6 +29,7 @@ from vidsr.cli.screen import (
     draw_nothing,
     keeping,
     print_checks,
+    print_error,
     print_plan,
     print_summary,
     reporting,
@@ -36,7 +37,7 @@ from vidsr.cli.screen import (
 )
 from vidsr.cli.train import data_app, train_app
 from vidsr.engines.memory import keep_freed_memory
-from vidsr.errors import RequestError, VerificationError
+from vidsr.errors import MediaError, RequestError, VerificationError
 
 if TYPE_CHECKING:
     from vidsr.batch import BatchRequest
@@ -54,8 +55,6 @@ app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(models_app, name="models")
-app.command()(bench)
-app.command()(doctor)
 
 
 @app.command()
@@ -70,12 +69,14 @@ def upscale(
     device: words.Device = "auto",
     engine: words.Engine = words.EngineWord.auto,
     precision: Annotated[
-        words.PrecisionWord, typer.Option(help="auto measures what is fast here.")
+        words.PrecisionWord, words.network_option(help="auto measures what is fast here.")
     ] = words.PrecisionWord.auto,
     tile: Annotated[
-        str, typer.Option(help="Side of a tile in input pixels, or auto.", metavar="auto|N")
+        str, words.network_option(help="Side of a tile in input pixels, or auto.", metavar="auto|N")
     ] = "auto",
-    overlap: Annotated[int, typer.Option(help="Input pixels over which tiles are blended.")] = 16,
+    overlap: Annotated[
+        int, words.network_option(help="Input pixels over which tiles are blended.")
+    ] = 16,
     threads: words.Threads = None,
     reuse: words.Reuse = words.ReuseWord.exact,
     reuse_error: words.ReuseError = None,
@@ -91,7 +92,7 @@ def upscale(
     rate: words.Rate = None,
     max_memory: words.MaxMemory = None,
     colored: Annotated[
-        bool, typer.Option("--colorize", help="Color it first; see `vidsr colorize -h`.")
+        bool, words.color_option("--colorize", help="Color it first; see `vidsr colorize -h`.")
     ] = False,
     color_model: words.ColorModel = None,
     saturation: words.Saturation = None,
@@ -144,7 +145,10 @@ def colorize(
     sources: words.Sources,
     output: words.Output = None,
     model: Annotated[
-        str | None, typer.Option(help="A model (`vidsr models`) or checkpoint file that colors.")
+        str | None,
+        words.color_option(
+            *("-m", "--model"), help="A model (`vidsr models`) or checkpoint file that colors."
+        ),
     ] = None,
     saturation: words.Saturation = None,
     strength: words.Strength = None,
@@ -267,25 +271,28 @@ def batch(
     folder: Annotated[Path, typer.Argument(help="Of videos and pictures.", metavar="DIR")],
     output: words.OutputFolder,
     recursive: Annotated[
-        bool, typer.Option("--recursive", help="Folders in it too; the tree is kept.")
+        bool, words.run_option("--recursive", help="Folders in it too; the tree is kept.")
     ] = False,
     include: Annotated[
         list[str] | None,
-        typer.Option(help="Only names or paths like this; may be repeated.", metavar="GLOB"),
+        words.run_option(help="Only names or paths like this; may be repeated.", metavar="GLOB"),
     ] = None,
     jobs: Annotated[
         int,
-        typer.Option(
-            help="Files at once, sharing the threads. Pays for many small files and on many "
+        words.run_option(
+            help="Files at once, sharing threads and memory. Pays for many small files and on many "
             "cores; a large video fills the cores alone."
         ),
     ] = 1,
     report: Annotated[
-        Path | None, typer.Option(help="Write what became of each file there, as JSON.")
+        Path | None, words.run_option(help="Write what became of each file there, as JSON.")
     ] = None,
     scale: Annotated[
         int | None,
-        typer.Option(help="2, 3 or 4; default: 4 up to 4K, else 2; 1 with --colorize: only color."),
+        words.size_option(
+            *("-s", "--scale"),
+            help="2, 3 or 4; default: 4 up to 4K, else 2; 1 with --colorize: only color.",
+        ),
     ] = None,
     size: words.Size = None,
     height: words.Height = None,
@@ -305,7 +312,7 @@ def batch(
     deinterlace: words.Deinterlace = words.DeinterlaceWord.frame,
     max_memory: words.MaxMemory = None,
     colored: Annotated[
-        bool, typer.Option("--colorize", help="Color them first; see `vidsr colorize -h`.")
+        bool, words.color_option("--colorize", help="Color them first; see `vidsr colorize -h`.")
     ] = False,
     color_model: words.ColorModel = None,
     saturation: words.Saturation = None,
@@ -314,12 +321,13 @@ def batch(
     reference: words.ReferencePicture = None,
     force: words.Force = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that no batch has made, too.")
+        bool,
+        words.run_option("-y", "--overwrite", help="Replace files that no batch has made, too."),
     ] = False,
     strict: words.Strict = False,
     no_resume: words.NoResume = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List what would be done, do nothing.")
+        bool, words.run_option("--dry-run", help="List what would be done, do nothing.")
     ] = False,
     as_json: words.Json = False,
     quiet: words.Quiet = False,
@@ -333,6 +341,8 @@ def batch(
         from vidsr.batch import BatchRequest, Folder
         from vidsr.request import EngineRequest, Job, SizeRequest
 
+        if report is not None:
+            _check_report(report, output)
         color = _color_request(color_model, saturation, strength, stability, reference, force)
         wanted = None
         if not (colored and scale == 1):
@@ -361,6 +371,17 @@ def batch(
         _run_batch(request, dry_run=dry_run, as_json=as_json, quiet=quiet, report=report)
 
 
+def _check_report(report: Path, output: Path) -> None:
+    """Refuse before the work what could not be written after it; a run makes its output folder."""
+    if report.is_dir():
+        raise RequestError(f"--report {report} is a folder; name a file in it")
+    folder = report.parent
+    if not folder.is_dir() and folder.resolve() != output.resolve():
+        raise RequestError(f"{folder}: no such folder for the report")
+    if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
+        raise RequestError(f"{folder} cannot be written; name another --report")
+
+
 def _run_batch(
     request: BatchRequest, *, dry_run: bool, as_json: bool, quiet: bool, report: Path | None
 ) -> None:
@@ -373,9 +394,9 @@ def _run_batch(
         show = draw_batch_json if as_json else draw_batch
         with contextlib.closing(run(request, executor)) as events:
             summary = show(events)
+    print_summary(summary, as_json=as_json, quiet=quiet)
     if report is not None:
         write_report(summary, report)
-    print_summary(summary, as_json=as_json, quiet=quiet)
     if summary.exit_code:
         raise typer.Exit(summary.exit_code)
 
@@ -407,9 +428,16 @@ def verify(
     with reporting(as_json):
         from vidsr.media import images
         from vidsr.media.probe import probe
+        from vidsr.media.sequence import is_animation, is_numbered
         from vidsr.media.verify import compare, compare_stills, deinterlaced_as
         from vidsr.planning import not_holdable
 
+        for path in (source, written):
+            if is_numbered(path) or is_animation(path):
+                raise RequestError(
+                    f"{path}: verify takes videos and still pictures, not animations or numbered "
+                    "pictures"
+                )
         if images.is_picture(source):
             checks = compare_stills(source, written, scale=scale)
         else:
@@ -442,7 +470,7 @@ def demo(
 
         clip, larger = folder / "demo.mp4", folder / f"demo-x{scale}.mp4"
         job = Job(clip, larger, SizeRequest(scale=scale), overwrite=True)
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_folder(folder)
         draw_demo_clip(clip)
         planned = plan(job, cache_dir=_cache_dir())
         with contextlib.closing(run(planned)) as events:
@@ -452,13 +480,36 @@ def demo(
         console.print(f"before and after: {sheet}")
 
 
+def _make_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise RequestError(f"{folder} is a file; name a folder for the demo")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise MediaError(f"{folder}: the folder cannot be made ({exc.strerror})") from exc
+
+
+# After the commands above, since help lists them in this order.
+app.command()(bench)
+app.command()(doctor)
+
+
+_UsageError: Any = typer.BadParameter.__mro__[1]  # typer has a click of its own, not for import
+
+
 def main() -> NoReturn:
     """Entry point: run the command and exit with its class's code."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     keep_freed_memory()
     os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 writes 20 lines to stderr otherwise
-    app(prog_name="vidsr")
-    raise SystemExit(0)
+    as_json = "--json" in sys.argv
+    try:
+        code = app(prog_name="vidsr", standalone_mode=not as_json)
+    except _UsageError as exc:  # typer would draw a box
+        error = RequestError(exc.format_message())
+        print_error(error, as_json)
+        code = error.exit_code
+    raise SystemExit(code)
 
 
 @app.callback(invoke_without_command=True)

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from vidsr.networks import ColorPlan
     from vidsr.still import StillPlan
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+# A file may be named `my:smile:.mp4`, which `escape` would leave for an emoji.
+console = Console(highlight=False, emoji=False)
+errors = Console(stderr=True, highlight=False, emoji=False)
 
 
 @contextlib.contextmanager
@@ -54,32 +55,48 @@ def reporting(as_json: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def keeping(planned: Plan | StillPlan) -> Iterator[None]:
-    """Say, when a run ends before its end, whether the same command goes on from there."""
+    """Say, when a run ends before its end, what is kept, and how to go on where that can help."""
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; {_kept(planned) or 'nothing was written'}") from None
+        kept = _kept(planned)
+        words = f"{kept}{_GO_ON}" if kept else "nothing was written"
+        raise Interrupted(f"interrupted; {words}") from None
     except VidsrError as exc:
         if kept := _kept(planned):
-            exc.add_note(kept)
+            exc.add_note(f"{kept}{_GO_ON}" if _may_pass(exc) else kept)
         raise
+
+
+_GO_ON = ": run the same command to go on from there"
 
 
 def _kept(planned: Plan | StillPlan) -> str:
     from vidsr.resume import frames_kept
 
     frames = frames_kept(planned.destination) if getattr(planned, "segment_frames", 0) else 0
-    return f"{frames} frames are kept: run the same command to go on from there" if frames else ""
+    return f"{frames} frames are kept" if frames else ""
+
+
+def _may_pass(error: VidsrError) -> bool:
+    """Whether a disk, an encoder or a device failed; what we find in an input has no cause."""
+    cause = error.__cause__
+    return cause is not None and not isinstance(cause, ValueError)  # that is how data fails
 
 
 def _fail(error: VidsrError, as_json: bool) -> NoReturn:
+    print_error(error, as_json)
+    raise typer.Exit(error.exit_code)
+
+
+def print_error(error: VidsrError, as_json: bool) -> None:
+    """One sentence on standard error, or one JSON object."""
     message = "; ".join([str(error), *getattr(error, "__notes__", [])])
     if as_json:
         facts = {"type": type(error).__name__, "exit_code": error.exit_code, "message": message}
         print_json({"event": "error", **facts})
     else:
         errors.print(f"[red]error:[/red] {escape(message)}", soft_wrap=True)
-    raise typer.Exit(error.exit_code)
 
 
 def draw(planned: Plan | StillPlan, events: Iterator[Progress | Result]) -> None:
@@ -103,7 +120,7 @@ def draw(planned: Plan | StillPlan, events: Iterator[Progress | Result]) -> None
 
 def bar(title: str) -> Bar:
     """A progress bar on standard error; none where that is no terminal."""
-    return bars(escape(title))
+    return bars(title.replace("{", "{{").replace("}", "}}"))
 
 
 def bars(name: str) -> Bar:
@@ -112,12 +129,12 @@ def bars(name: str) -> Bar:
     from rich.progress import TimeRemainingColumn as Remaining
 
     return Progress(
-        TextColumn(name),
+        TextColumn(name, markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[rate]}", markup=False),
         Remaining(),
-        TextColumn("{task.fields[by]}"),
+        TextColumn("{task.fields[by]}", markup=False),
         console=errors,
         transient=True,
         disable=not errors.is_terminal,  # it would leave an empty line in a log
@@ -195,7 +212,7 @@ class _Running:
 
         event = told.event
         if not isinstance(event, Progress):
-            name = escape(printable(told.source.name))
+            name = printable(told.source.name)
             expected = event.frames_expected or None
             self.tasks[told.source] = self.progress.add_task(name, total=expected, rate="", by="")
             return

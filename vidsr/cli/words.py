@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vidsr.errors import RequestError
+
+MOST_DIGITS = 20  # of a number; what is longer is no time and no rate
+LONGEST = 10**9  # seconds, 31 years; FFmpeg counts microseconds in 64 bits
 
 
 class PrecisionWord(StrEnum):
@@ -54,6 +58,13 @@ class CodecWord(StrEnum):
     hevc = "hevc"
 
 
+# Each puts an option under a title of its own in the help of a command with many.
+size_option = partial(typer.Option, rich_help_panel="Size")
+network_option = partial(typer.Option, rich_help_panel="Network")
+encoder_option = partial(typer.Option, rich_help_panel="Encoder")
+color_option = partial(typer.Option, rich_help_panel="Color")
+run_option = partial(typer.Option, rich_help_panel="Run")
+
 Source = Annotated[
     Path,
     typer.Argument(help="A video, a picture, or numbered pictures (%06d.png).", metavar="INPUT"),
@@ -62,7 +73,7 @@ Sources = Annotated[
     list[Path],
     typer.Argument(
         help="A video, a picture, numbered pictures (%06d.png); or several, quoted globs too.",
-        metavar="INPUT...",
+        metavar="INPUT",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
@@ -73,94 +84,98 @@ Output = Annotated[
 OutputFolder = Annotated[
     Path, typer.Option("-o", "--output", help="The folder for the outputs; made if need be.")
 ]
-Scale = Annotated[int | None, typer.Option(help="2, 3 or 4; default: 4 up to 4K, else 2.")]
-Size = Annotated[str | None, typer.Option(help="Exact displayed size, WxH.")]
-Height = Annotated[int | None, typer.Option(help="Exact displayed height in pixels.")]
+Scale = Annotated[
+    int | None, size_option("-s", "--scale", help="2, 3 or 4; default: 4 up to 4K, else 2.")
+]
+Size = Annotated[str | None, size_option(help="Exact displayed size, WxH.")]
+Height = Annotated[int | None, size_option(help="Exact displayed height in pixels.")]
 Model = Annotated[
     str | None,
-    typer.Option(
+    network_option(
+        *("-m", "--model"),
         help="A family or member (`vidsr models`), or a checkpoint file; default: by the "
-        "device, and said."
+        "device, and said.",
     ),
 ]
 Fidelity = Annotated[
     float | None,
-    typer.Option(
+    network_option(
         help="Between perceptual (0) and fidelity weights (1); default: the model's.",
         metavar="0..1",
     ),
 ]
-ColorModel = Annotated[str | None, typer.Option(help="A model or checkpoint file that colors.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Threads = Annotated[int | None, typer.Option(help="Of the network on a processor.")]
+ColorModel = Annotated[str | None, color_option(help="A model or checkpoint file that colors.")]
+Device = Annotated[str, network_option(help="auto, cpu, cuda, cuda:N or mps.")]
+Threads = Annotated[int | None, network_option(help="Of the network on a processor.")]
 Engine = Annotated[
     EngineWord,
-    typer.Option(help="What computes; auto measures. openvino, ncnn: extras of these names."),
+    network_option(help="What computes; auto measures. openvino, ncnn: extras of these names."),
 ]
 Reuse = Annotated[
     ReuseWord,
-    typer.Option(
+    network_option(
         help="What is not computed again: what did not change (same pictures, sooner), also what "
         "only moved (nearly the same, for large networks), nothing."
     ),
 ]
 ReuseError = Annotated[
     float | None,
-    typer.Option(help="Mean squared error, in 8-bit codes, that --reuse motion accepts."),
+    network_option(help="Mean squared error, in 8-bit codes, that --reuse motion accepts."),
 ]
 EncoderName = Annotated[
-    str | None, typer.Option(help="FFmpeg's name: libx264 (default), libx265, libsvtav1, ffv1, ...")
+    str | None,
+    encoder_option(help="FFmpeg's name: libx264 (default), libx265, libsvtav1, ffv1, ..."),
 ]
-Crf = Annotated[float | None, typer.Option(help="Quality, on the encoder's scale.")]
-Preset = Annotated[str | None, typer.Option(help="Speed, by the encoder's names.")]
+Crf = Annotated[float | None, encoder_option(help="Quality, on the encoder's scale.")]
+Preset = Annotated[str | None, encoder_option(help="Speed, by the encoder's names.")]
 EncoderOptions = Annotated[
-    list[str] | None, typer.Option(help="Any option of the encoder.", metavar="KEY=VALUE")
+    list[str] | None, encoder_option(help="Any option of the encoder.", metavar="KEY=VALUE")
 ]
 FfmpegProgram = Annotated[
     str | None,
-    typer.Option(
+    encoder_option(
         "--ffmpeg",
         help="Encode with an ffmpeg of yours, by path; `ffmpeg` takes the one in the search path.",
         metavar="PROGRAM",
     ),
 ]
-PixFmt = Annotated[str | None, typer.Option(help="FFmpeg's name, such as yuv444p.")]
-Start = Annotated[str | None, typer.Option(help="Where to begin: seconds or [H:]M:S.")]
-End = Annotated[str | None, typer.Option(help="Where to stop: seconds or [H:]M:S.")]
+PixFmt = Annotated[str | None, encoder_option(help="FFmpeg's name, such as yuv444p.")]
+Start = Annotated[str | None, run_option(help="Where to begin: seconds or [H:]M:S.")]
+End = Annotated[str | None, run_option(help="Where to stop: seconds or [H:]M:S.")]
 Deinterlace = Annotated[
     DeinterlaceWord,
-    typer.Option(help="Of interlaced input: a picture a frame, one a field (double rate), or off."),
+    run_option(help="Of interlaced input: a picture a frame, one a field (double rate), or off."),
 ]
 Rate = Annotated[
     str | None,
-    typer.Option(help="Of numbered pictures, per second: 24, 24000/1001; default 25."),
+    run_option(help="Of numbered pictures, per second: 24, 24000/1001; default 25."),
 ]
 MaxMemory = Annotated[
-    str | None, typer.Option(help="Of the whole run, such as 4G; default: what is free.")
+    str | None, run_option(help="Of the whole run, such as 4G; default: what is free.")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output.")]
+Overwrite = Annotated[bool, run_option("-y", "--overwrite", help="Replace the output.")]
 NoResume = Annotated[
-    bool, typer.Option("--no-resume", help="Write in one go; an interruption leaves nothing.")
+    bool, run_option("--no-resume", help="Write in one go; an interruption leaves nothing.")
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Damaged input is an error.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan, do nothing.")]
+Strict = Annotated[bool, run_option("--strict", help="Damaged input is an error.")]
+DryRun = Annotated[bool, run_option("--dry-run", help="Print the plan, do nothing.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
 Saturation = Annotated[
-    float | None, typer.Option(help="Of the colors; above 1 more, below less.", metavar="0..4")
+    float | None, color_option(help="Of the colors; above 1 more, below less.", metavar="0..4")
 ]
 Strength = Annotated[
-    float | None, typer.Option(help="Share beside the source's own look.", metavar="0..1")
+    float | None, color_option(help="Share beside the source's own look.", metavar="0..1")
 ]
 Stability = Annotated[
     float | None,
-    typer.Option(
+    color_option(
         help="How much color follows the motion; 0 is frame by frame, default 0.9.", metavar="0..1"
     ),
 ]
 ReferencePicture = Annotated[
-    Path | None, typer.Option(help="A picture whose colors are to be matched.")
+    Path | None, color_option(help="A picture whose colors are to be matched.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Color what is in color already.")]
+Force = Annotated[bool, color_option("--force", help="Color what is in color already.")]
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
@@ -211,10 +226,10 @@ def parse_time(text: str | None) -> Fraction | None:
     if text is None:
         return None
     try:
-        parts = [Fraction(part) for part in text.split(":")]
+        parts = [_fraction(part) for part in text.split(":")]
     except (ValueError, ZeroDivisionError) as exc:
         raise RequestError(f"{text!r} is no time; write seconds, M:S or H:M:S") from exc
-    if len(parts) > 3 or any(part < 0 for part in parts):
+    if len(parts) > 3 or not all(0 <= part < LONGEST for part in parts):
         raise RequestError(f"{text!r} is no time; write seconds, M:S or H:M:S")
     seconds = Fraction(0)
     for part in parts:
@@ -231,9 +246,21 @@ def parse_rate(text: str | None) -> Fraction | None:
     if text is None:
         return None
     try:
-        return Fraction(text)
+        return _fraction(text)
     except (ValueError, ZeroDivisionError) as exc:
         raise RequestError(f"--rate {text} is no rate; write 24 or 24000/1001") from exc
+
+
+def _fraction(text: str) -> Fraction:
+    """The number that a few digits say; `1e999` would fit nowhere else.
+
+    Raises:
+        ValueError: it says no number.
+        ZeroDivisionError: `1/0`.
+    """
+    if len(text) > MOST_DIGITS or "e" in text.lower():
+        raise ValueError(text)
+    return Fraction(text)
 
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -250,4 +277,4 @@ def parse_memory(text: str | None) -> int | None:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", text.strip().lower())
     if match is None:
         raise RequestError(f"--max-memory {text} is no size; write 4G or 800M")
-    return int(float(match[1]) * _UNITS[match[2]])
+    return int(Fraction(match[1]) * _UNITS[match[2]])

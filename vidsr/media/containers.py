@@ -40,8 +40,10 @@ def muxer_of(path: Path) -> str:
     if suffix == ".avi":
         raise RequestError(f"{path}: AVI cannot keep timestamps; name an .mkv or .mp4 file")
     if suffix not in MUXERS:
+        missing = "" if suffix else "there is no such folder, and "
         raise RequestError(
-            f"{path}: vidsr writes {', '.join(MUXERS)}, not {suffix or 'a name without suffix'}"
+            f"{path}: {missing}vidsr writes {', '.join(MUXERS)}, numbered pictures (%06d.png), "
+            f".gif, .webp and .apng, not {suffix or 'a name without suffix'}"
         )
     return MUXERS[suffix]
 

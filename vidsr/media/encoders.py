@@ -11,6 +11,7 @@ is that of the other 130. So there x264 is told to use AVX2.
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -97,19 +98,21 @@ class _Traits:
     default_preset: str = ""
     options: dict[str, str] = field(default_factory=dict)
     lossless: bool = False
+    worst: float = math.inf  # quality; x264 and x265 silently take this for more
     largest_side: int = 65535
     smallest_side: int = 1
 
 
 _NVENC = _Traits("cq", "19", "preset", "p5", {"rc": "vbr", "b": "0"}, largest_side=8192)
 _TRAITS = {
-    "libx264": _Traits("crf", "17", "preset", "medium", largest_side=16384),
+    "libx264": _Traits("crf", "17", "preset", "medium", worst=51, largest_side=16384),
     "libx265": _Traits(
         "crf",
         "18",
         "preset",
         "medium",
         {"x265-params": "log-level=error"},
+        worst=51,
         smallest_side=64,  # libx265 writes past its own memory on pictures 48 pixels wide
     ),
     "libsvtav1": _Traits("crf", "24", "preset", "6", largest_side=16384),
@@ -304,6 +307,8 @@ def _fit_size(layout: PixelLayout, size: tuple[int, int], names: list[str]) -> P
 def _options(encoder: str, traits: _Traits, request: EncoderRequest) -> dict[str, str]:
     options = dict(traits.options)
     crf = None if request.crf is None else f"{request.crf:g}"
+    if request.crf is not None and request.crf > traits.worst:
+        raise RequestError(f"--crf {crf}: {encoder} takes 0 (best) to {traits.worst:g}")
     for flag, name, asked, default in (
         ("--crf", traits.quality, crf, traits.default_quality),
         ("--preset", traits.preset, request.preset, traits.default_preset),

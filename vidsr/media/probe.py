@@ -170,7 +170,9 @@ def check_readable(path: Path) -> None:
     if not path.exists():
         raise MediaError(f"{path}: no such file")
     if path.is_dir():
-        raise MediaError(f"{path} is a directory; name a file in it")
+        raise MediaError(
+            f"{path} is a directory; name a file in it, or take all: `vidsr batch {path} -o OUT`"
+        )
     if not path.is_file():
         raise MediaError(f"{path} is a pipe or a device; copy its content to a file first")
     try:

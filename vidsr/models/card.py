@@ -155,17 +155,26 @@ def card_path(name: str) -> Path:
     """The file of the card of that name, shipped or pulled; its weights lie beside it.
 
     Raises:
-        ModelError: no such model; the message suggests near names.
+        ModelError: no such model, near names are suggested; or a file that is no checkpoint.
     """
     for folder in (weights_dir(), pulled_dir()):
         path = folder / f"{name}.json"
         if path.is_file() and path.parent == folder:
             return path
-    names = [card.name for card in shipped_cards()]
-    near = difflib.get_close_matches(name, names, n=2, cutoff=0.4)
-    known = f"there are {', '.join(names)}" if names else f"none are in {weights_dir()}"
-    hint = f"did you mean {' or '.join(near)}?" if near else known
-    raise ModelError(f"unknown model {name!r}; {hint} (`vidsr models` lists them)")
+    if Path(name).is_file():
+        raise ModelError(f"{name} is no checkpoint: those end in .pth, .pt or .safetensors")
+    cards = shipped_cards()
+    near = difflib.get_close_matches(name, [card.name for card in cards], n=2, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else _names_there_are(cards)
+    raise ModelError(f"unknown model {name!r}; {hint} (`vidsr models` lists all)")
+
+
+def _names_there_are(cards: list[ModelCard]) -> str:
+    """What `--model` usually says: the families, then what else enlarges."""
+    larger = [card for card in cards if card.task == "upscale" and not card.is_twin]
+    families = dict.fromkeys(card.family for card in larger if card.family)
+    names = [*families, *(card.name for card in larger)]
+    return f"there are {', '.join(names)}" if names else f"none are in {weights_dir()}"
 
 
 def sha256_of(path: Path) -> str:

@@ -100,6 +100,16 @@ def family_of(name: str) -> list[ModelCard]:
     return sorted(members, key=lambda card: card.scale)
 
 
+def largest_scale(model: str) -> int:
+    """How far a family, a member or a checkpoint enlarges; 1 if it does not.
+
+    Raises:
+        ModelError: unknown name, or a file that is no checkpoint.
+    """
+    members = family_of(model) or [resolve(model)[0]]
+    return members[-1].scale
+
+
 def choose_colorizer(model: str | None) -> Weights:
     """The weights that color.
 

@@ -110,6 +110,7 @@ class Fidelity:
         self.network = _initial(recipe).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.network).requires_grad_(False)  # noqa: FBT003
         self.content = open_content_loss(recipe.content)
+        self.guarded = recipe.haar_weight > 0  # these like a lattice as much as detail
         self.modules: dict[str, nn.Module] = {"network": self.network, "average": self.average}
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "optimizer": torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate)
@@ -128,6 +129,9 @@ class Fidelity:
         parts = {"content": self.content(output, high_res)}
         if weight := self.recipe.haar_weight:
             parts["haar"] = weight * haar_difference(output, high_res)
+        if self.guarded:
+            strays = lattice(output, high_res, self.recipe.scale)
+            parts["lattice"] = self.recipe.lattice_weight * strays
         return parts
 
     def enlarged(self, low_res: Tensor) -> Tensor:
@@ -154,6 +158,7 @@ class Perceptual(Fidelity):
         super().__init__(recipe, device, precision)
         self.critic = open_discriminator(recipe.critic, recipe.critic_channels).to(device)
         self.features = CriticFeatures(self.critic)
+        self.guarded = True
         self.first_typical_step = recipe.critic_steps
         self.modules |= {"critic": self.critic, "features": self.features.critic}
         self.optimizers["critic_optimizer"] = torch.optim.Adam(
@@ -177,7 +182,6 @@ class Perceptual(Fidelity):
             "features": self.recipe.feature_weight
             * self.features.feature_matching(output, high_res),
             "color": self.recipe.color_weight * color_consistency(output, high_res),
-            "lattice": self.recipe.lattice_weight * lattice(output, high_res, self.recipe.scale),
         }
         loss = torch.stack(list(parts.values())).sum()
         self.follow(loss, number)
