@@ -53,6 +53,7 @@ class UpscaleRecipe:
     content: str = "charbonnier"  # or "log_charbonnier", "l1", or "basicsr:<class>"
     haar_weight: float = 0.0  # of the difference in Haar responses, beside 1 too
     sharpness: float = 0.0  # of an unsharp mask that originals of clean crops get, for steep lines
+    lattice_weight: float = 8.0  # of lattices, where Haar responses or a critic count
     # The perceptual stage; the weights stand beside 1 for the content loss.
     critic: str = "unet"  # or "vgg", or "basicsr:<class>"
     critic_channels: int = 32
@@ -61,7 +62,6 @@ class UpscaleRecipe:
     adversarial_weight: float = 5e-3
     feature_weight: float = 2e-2  # feature matching on the frozen critic
     color_weight: float = 1.0  # color consistency of low-passed pictures
-    lattice_weight: float = 8.0  # of what repeats at the network's scale and should not
     license: str = ""  # of the weights, for their card; follows from the pictures
     report_every_seconds: float = 2.0
     checkpoint_every_seconds: float = 60.0
