@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from fractions import Fraction
 
+import av
 import pytest
 from identity import FAST, frames_of, packets_of, pass_through
 
@@ -108,6 +109,17 @@ def test_a_whole_clip_loses_nothing(clips, tmp_path, name):
     assert dropped == unknown
 
 
+def cues_of(path, index):
+    """When each packet of a subtitle stream appears and goes, in seconds."""
+    with av.open(str(path)) as file:
+        stream = file.streams[index]
+        return [
+            (packet.pts * stream.time_base, (packet.pts + packet.duration) * stream.time_base)
+            for packet in file.demux(stream)
+            if packet.size
+        ]
+
+
 @pytest.mark.parametrize("name", LONG)
 def test_a_piece_of_a_long_clip_has_exactly_its_frames_and_packets(clips, tmp_path, name):
     trim = Trim(LONG[name], LONG[name] + Fraction(1, 2))
@@ -127,7 +139,12 @@ def test_a_piece_of_a_long_clip_has_exactly_its_frames_and_packets(clips, tmp_pa
     assert len(found) == len(expected) > 0
     assert max(abs(a - b) for a, b in zip(expected, found, strict=True)) <= allowed
     for index, count in passage.read.copied.items():
-        if info.streams[index].kind != "video":  # this one begins with its next key frame
+        kind = info.streams[index].kind
+        if kind == "subtitle":
+            assert count == sum(
+                end > trim.start and begin < trim.end for begin, end in cues_of(source, index)
+            )
+        elif kind != "video":  # this one begins with its next key frame
             assert count == sum(trim.holds(moment) for moment, _ in packets_of(source, index))
     assert (written.color.matrix, written.color.range) == (info.color.matrix, info.color.range)
     assert "matrix" not in written.color.guessed
