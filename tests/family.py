@@ -55,6 +55,13 @@ def ship_family(monkeypatch: pytest.MonkeyPatch, folder: Path, *scales: int) -> 
     return folder
 
 
+def add_families(folder: Path) -> Path:
+    """Beside what ships in `folder`: anime-x4, and photo-x4 with a perceptual twin."""
+    tiny_model(folder, "anime-x4", scale=4)
+    tiny_twins(folder, "photo-x4", scale=4, fidelity=0.75)
+    return folder
+
+
 def without_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only torch computes, whatever else is installed."""
     for library in LIBRARIES.values():

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from family import ship_family, tiny_model, tiny_twins, without_libraries
+from family import add_families, ship_family, tiny_model, without_libraries
 
 from vidsr.errors import DeviceError, ModelError, RequestError
 from vidsr.models.load import load_mixed
@@ -32,10 +32,7 @@ def family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def families(family: Path) -> Path:
-    """Beside fast-x2 and fast-x4: anime-x4, and photo-x4 with a perceptual twin."""
-    tiny_model(family, "anime-x4", scale=4)
-    tiny_twins(family, "photo-x4", scale=4, fidelity=0.75)
-    return family
+    return add_families(family)
 
 
 def engine(size: tuple[int, int] = (48, 32), **words: object) -> EnginePlan:

@@ -17,7 +17,7 @@ from vidsr.engines.choice import EngineName
 from vidsr.errors import RequestError, VidsrError
 from vidsr.events import Event, Result
 from vidsr.job import plan, run
-from vidsr.models.families import family_of
+from vidsr.models.families import largest_scale
 from vidsr.models.load import load_mixed
 from vidsr.networks import fit_tile, open_stages, plan_engine
 from vidsr.planning import Target
@@ -157,7 +157,7 @@ class Upscaler:
         """
         SizeRequest(scale=scale)  # checks it
         request = EngineRequest(model=model, device=device, fidelity=fidelity, engine=engine)
-        factor = Fraction(scale or _default_scale(model))
+        factor = Fraction(scale or largest_scale(model))
         self._engine = plan_engine(request, factor, (1, 1), cache_dir=cache_dir)
         self._network = load_mixed(self._engine.weights)
         self._stages: dict[tuple[int, int], list[Stage]] = {}  # of the last picture size
@@ -222,9 +222,3 @@ class Upscaler:
         size = (width * self.scale, height * self.scale)
         target = Target(*size, Fraction(self.scale), square_pixels=False)
         return open_stages(engine, target, self._network)
-
-
-def _default_scale(model: str) -> int:
-    """4 or else the largest of a family; 1, which every model reaches, for a single one."""
-    scales = [card.scale for card in family_of(model)]
-    return 4 if 4 in scales else max(scales, default=1)

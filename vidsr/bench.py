@@ -20,8 +20,8 @@ import torch
 from vidsr.engines.choice import LIBRARIES, EngineName, measured_side
 from vidsr.errors import RequestError
 from vidsr.models.card import ModelCard, shipped_cards
-from vidsr.models.families import family_of
-from vidsr.models.load import Network, load_mixed, resolve
+from vidsr.models.families import family_of, members_of
+from vidsr.models.load import Network, load_mixed
 from vidsr.networks import EnginePlan, open_stages, plan_engine
 from vidsr.planning import Target
 from vidsr.request import EngineRequest
@@ -80,7 +80,7 @@ def benched(request: BenchRequest) -> list[tuple[str, EngineName]]:
     if request.model is None:
         cards = [card for card in shipped_cards() if not card.is_twin]
     else:
-        cards = family_of(request.model) or [resolve(request.model)[0]]
+        cards = members_of(request.model)
     names = {card.name: card for card in cards if card.task == "upscale"}
     if not names:
         raise RequestError(f"{request.model or 'what ships'}: no model that enlarges")

@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from family import ship_family, tiny_model, tiny_twins
+from family import add_families, ship_family, tiny_model
 
 from vidsr.errors import ModelError, RequestError
 from vidsr.models.card import shipped_cards
@@ -88,10 +88,7 @@ def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture
 def families(family: Path) -> Path:
-    """Beside fast-x2 and fast-x4: anime-x4, and photo-x4 with a perceptual twin."""
-    tiny_model(family, "anime-x4", scale=4)
-    tiny_twins(family, "photo-x4", scale=4, fidelity=0.75)
-    return family
+    return add_families(family)
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])

@@ -140,7 +140,9 @@ FfmpegProgram = Annotated[
     ),
 ]
 PixFmt = Annotated[str | None, encoder_option(help="FFmpeg's name, such as yuv444p.")]
-Start = Annotated[str | None, run_option(help="Where to begin: seconds or [H:]M:S.")]
+Start = Annotated[
+    str | None, run_option(help="Where to begin, from the file's beginning: seconds or [H:]M:S.")
+]
 End = Annotated[str | None, run_option(help="Where to stop: seconds or [H:]M:S.")]
 Deinterlace = Annotated[
     DeinterlaceWord,
@@ -151,7 +153,7 @@ Rate = Annotated[
     run_option(help="Of numbered pictures, per second: 24, 24000/1001; default 25."),
 ]
 MaxMemory = Annotated[
-    str | None, run_option(help="Of the whole run, such as 4G; default: what is free.")
+    str | None, run_option(help="Of the whole run, such as 4G; default: 80 % of what is free.")
 ]
 Overwrite = Annotated[bool, run_option("-y", "--overwrite", help="Replace the output.")]
 NoResume = Annotated[

@@ -100,14 +100,22 @@ def family_of(name: str) -> list[ModelCard]:
     return sorted(members, key=lambda card: card.scale)
 
 
-def largest_scale(model: str) -> int:
-    """How far a family, a member or a checkpoint enlarges; 1 if it does not.
+def members_of(model: str) -> list[ModelCard]:
+    """The members of a family, the smallest scale first; else the one member or checkpoint.
 
     Raises:
         ModelError: unknown name, or a file that is no checkpoint.
     """
-    members = family_of(model) or [resolve(model)[0]]
-    return members[-1].scale
+    return family_of(model) or [resolve(model)[0]]
+
+
+def largest_scale(model: str) -> int:
+    """How far a family, a member or a checkpoint enlarges; 1 if it does not.
+
+    Raises:
+        ModelError: as `members_of`.
+    """
+    return members_of(model)[-1].scale
 
 
 def choose_colorizer(model: str | None) -> Weights:
