@@ -200,7 +200,7 @@ def repeat(part: str, threads: int, work: Callable[[], None], runs: int) -> Timi
     return Timing(part, threads, wall, cpu)
 
 
-def once(work: Callable[[], None]) -> tuple[float, float]:
+def once(work: Callable[[], object]) -> tuple[float, float]:
     """(wall, CPU) seconds of one run."""
     cpu_began, began = _cpu_seconds(), time.perf_counter()
     work()

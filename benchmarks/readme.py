@@ -52,6 +52,7 @@ def speed() -> Iterator[str]:
     yield from rivals(_results("rivals"))
     yield from stages(_result("pipeline"))
     yield from growth(_result("scaling"), _result("hour"))
+    yield from card(_result("gpu"))
 
 
 def engines(reports: list[dict[str, Any]]) -> Iterator[str]:
@@ -203,6 +204,32 @@ def growth(scaling: dict[str, Any], hour: dict[str, Any]) -> Iterator[str]:
         f"({hour['frames']:,} frames, `python benchmarks/hour.py`): {hour['early_mib']:.0f} MiB at "
         f"its start, {hour['late_mib']:.0f} MiB at its end."
     )
+
+
+def card(report: dict[str, Any]) -> Iterator[str]:
+    """What a GPU does: right first, then fast."""
+    psnr = {name.split()[0]: dB["auto"] for name, dB in report.items() if name.endswith(" dB")}
+    peak = report["matrix fp16 TFLOP/s"]
+    yield ""
+    yield _paragraph(
+        f"On a GPU ({report['device']}, torch {report['torch']}, fp16), by `python "
+        f"benchmarks/gpu.py`: {len(psnr)} models have {min(psnr.values()):.0f} to "
+        f"{max(psnr.values()):.0f} dB to fp32 on a processor, frames that overlap in the streams "
+        f"differ by {report['lanes with fast-x4 differ by']} from those one by one; a matrix "
+        f"product reaches {peak:.0f} TFLOP/s. This card has no encoder: {report['encoder']}, "
+        "preset ultrafast, on 16 cores. Frames a second at x4:"
+    )
+    yield ""
+    yield "| model, size | engine alone | file to file | busy: decoder, network, encoder |"
+    yield "| --- | --- | --- | --- |"
+    for name, alone in report.items():
+        if name.endswith(" engine"):
+            what = name.removesuffix(" engine")
+            whole = report[f"{what} file to file"]
+            busy = ", ".join(f"{share:.0%}" for share in whole["busy"].values())
+            model, size = what.split()
+            rate = whole["steady_fps"] or whole["fps"]
+            yield f"| `{model}`, {size} | {alone['fps']:.0f} | {rate:.0f} | {busy} |"
 
 
 def _paragraph(words: str) -> str:

@@ -133,6 +133,13 @@ def test_a_long_video_as_a_gif_is_refused_before_it_is_collected(
         plan(Job(clip, tmp_path / "a.gif", max_memory=800 * MIB))
 
 
+def test_what_pytorch_keeps_on_cuda_for_later_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (100, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 800)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 50)
+    assert free_memory(torch.device("cuda:0")) == 850
+
+
 def test_without_a_limit_most_of_the_free_memory_may_be_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +16,14 @@ from vidsr.errors import DeviceError, ModelError, RequestError
 from vidsr.models.load import load_mixed
 from vidsr.networks import (
     EnginePlan,
+    Room,
     fit_tile,
     open_stages,
+    plan_color,
     plan_engine,
 )
 from vidsr.planning import Target
-from vidsr.request import EngineRequest
+from vidsr.request import ColorRequest, EngineRequest
 from vidsr.reuse import BLOCK
 from vidsr.tiling import Grid
 
@@ -58,6 +61,32 @@ def test_the_model_of_the_device_is_planned_unless_another_is_named(
     assert engine().card.name == "photo-x4"
     assert engine().why.startswith("the default on a GPU, --model anime")
     assert engine(model="fast").card.name == "fast-x2"
+
+
+def test_on_a_gpu_the_picture_lies_beside_the_tile(
+    family: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vidsr.networks.open_device", lambda _: torch.device("cuda:0"))
+    monkeypatch.setattr("vidsr.networks.free_memory", lambda _: 64 << 20)
+    request, size = EngineRequest(model="fast-x2"), (1920, 1080)
+    alone, beside = (
+        plan_engine(request, Fraction(2), size, cache_dir=None, room=Room(0, picture))
+        for picture in (0, 60 << 20)
+    )
+    assert beside.tile < alone.tile
+
+
+@pytest.mark.parametrize("name", ["openvino", "ncnn"])
+def test_color_comes_from_the_processor_where_its_library_enlarges(
+    name: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vidsr.engines.torch_engine.available_devices", lambda: ["cuda:0", "cpu"])
+    monkeypatch.setattr("vidsr.networks.choose_colorizer", lambda _: None)
+    monkeypatch.setattr("vidsr.networks.check", lambda _: None)
+    assert plan_color(ColorRequest(), EngineRequest(engine=name)).engine.device == "cpu"
+    assert plan_color(ColorRequest(), EngineRequest()).engine.device == "cuda:0"
+    with pytest.raises(RequestError, match="computes on the processor"):
+        plan_color(ColorRequest(), EngineRequest(engine=name, device="cuda:0"))
 
 
 def test_an_engine_plan_says_what_is_mixed(families: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import random
 import threading
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vidsr.errors import DeviceError, OutOfMemory
 from vidsr.frame import ColorSpec, Frame, Matrix, PixelLayout, Range, Siting
 from vidsr.media.color import ColorConverter
 from vidsr.pipeline import Ahead, Chain, Worker, stream, workers_on
@@ -26,6 +28,7 @@ from vidsr.tiling import Rect
 
 LAYOUT = PixelLayout("yuv", 8, (1, 1))
 COLOR = ColorSpec(Matrix.BT709, Range.LIMITED, 1, 1, Siting.LEFT)
+CUDA = torch.device("cuda:0")
 WIDTH, HEIGHT = 32, 16
 POISON = 99
 
@@ -103,6 +106,35 @@ class DelayedLanes:
             lane.work.put(None)
 
 
+@pytest.fixture
+def streams(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What CUDA's streams, which are not there, were asked."""
+    asked: list[str] = []
+
+    class Stream:
+        def __init__(self, device: torch.device) -> None:
+            assert device == CUDA
+
+        def wait_stream(self, other: str) -> None:
+            asked.append(f"wait for {other}")
+
+        def synchronize(self) -> None:
+            asked.append("finish")
+
+    class Event:
+        def record(self, stream: Stream) -> None:
+            pass
+
+        def synchronize(self) -> None:
+            raise RuntimeError("illegal access")
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: "the caller")
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    return asked
+
+
 def frames(count: int) -> Iterator[Frame]:
     draw = np.random.default_rng(0)
     for number in range(count):
@@ -149,6 +181,31 @@ def test_delayed_lanes_give_the_pixels_of_immediate_ones() -> None:
 @pytest.mark.parametrize("wait", ["compute", "copy_out", "host"])
 def test_taking_away_a_wait_gives_wrong_pixels(wait: str) -> None:
     assert not same(run(delayed(ignoring=wait)), run(plain()))
+
+
+def test_cuda_streams_begin_after_the_networks_are_ready_and_end_before_their_memory_goes(
+    streams: list[str],
+) -> None:
+    def make_chain() -> Chain:
+        streams.append("make")
+        return chain()
+
+    worker, _ = workers_on(CUDA, make_chain, 1)
+    assert streams == ["make", *3 * ["wait for the caller"]]
+    worker.lanes.close()
+    assert streams[4:] == 3 * ["finish"]
+
+
+def test_what_fails_on_cuda_is_a_device_error_wherever_it_shows(streams: list[str]) -> None:
+    lane = workers_on(CUDA, chain, 1)[0].lanes.compute
+
+    def work() -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    with pytest.raises(OutOfMemory):
+        lane.submit(work)
+    with pytest.raises(DeviceError, match="cuda:0 failed: illegal access"):
+        lane.record().synchronize()
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])

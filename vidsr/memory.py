@@ -34,9 +34,13 @@ def memory_limit(asked: int | None) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that could be taken on the device now, without swapping."""
+    """Bytes that could be taken on the device now, without swapping.
+
+    What PyTorch holds on CUDA for tensors to come counts as free: tensors to come will have it.
+    """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + held
     return min([_free_of_machine(), *_free_of_container()])
 
 

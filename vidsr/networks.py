@@ -128,7 +128,8 @@ def plan_engine(
 ) -> EnginePlan:
     """How the network will run on a picture of `size` (width, height).
 
-    On a processor it stays within `room`, as far as it can; None is what is free now.
+    On a processor it stays within `room`, as far as it can; None is what is free now. Elsewhere
+    what is free on the device bounds it.
 
     Raises:
         ModelError: unknown model, weights that are not those of the card, or a twin that does not
@@ -148,7 +149,8 @@ def plan_engine(
     precision = chosen.way.precision
     _check_tile(request, weights.card, size)
     room = room or Room(free_memory(device), 0)
-    free = room.bytes - room.picture if device.type == "cpu" else free_memory(device)
+    # Off the processor too the picture lies, in float, where the network is.
+    free = (room.bytes if device.type == "cpu" else free_memory(device)) - room.picture
     tile, batch = _choose_tile(weights.card, chosen.way, free, device, request.overlap, size)
     if request.tile is not None:
         tile, batch = min(request.tile, max(size)), 1
@@ -209,11 +211,12 @@ def plan_color(request: ColorRequest, engine: EngineRequest) -> ColorPlan:
     Raises:
         ModelError: no such model, none that colors, or weights that are not those of the card.
         DeviceError: no such device.
-        RequestError: a model that enlarges, no such reference, or OpenCV is missing.
+        RequestError: a model that enlarges, no such reference, OpenCV is missing, or a library for
+            a GPU.
     """
     if request.reference is not None and not request.reference.is_file():
         raise RequestError(f"--reference {request.reference}: no such picture")
-    device = open_device(engine.device)
+    device = _device_for(engine)  # where the pictures are enlarged, too
     weights = choose_colorizer(request.model)
     check(weights)
     if request.look.stability:

@@ -59,6 +59,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vidsr.engines.torch_engine import device_errors
 from vidsr.frame import ColorSpec, Frame, Packet, PixelLayout
 from vidsr.media.color import ColorConverter, resized_alpha
 from vidsr.reuse import Parts, Planes, Reuse, changed
@@ -238,8 +239,9 @@ def workers_on(
     if device.type == "cpu":
         workers = [Worker(make_chain(), _ThreadLanes()) for _ in range(count)]
         return [worker for worker in workers for _ in range(run)] * SLOTS
+    chain = make_chain()  # first: CUDA's lanes wait for what was queued until they are made
     lanes = _CudaLanes(device) if device.type == "cuda" else _ImmediateLanes(device)
-    return [Worker(make_chain(), lanes)] * SLOTS
+    return [Worker(chain, lanes)] * SLOTS
 
 
 def stream(
@@ -527,41 +529,69 @@ class _ImmediateLane:
 
 
 class _CudaLanes:
-    """One CUDA stream a lane, pinned host memory. Never run in this project's own CI."""
+    """One CUDA stream a lane, pinned host memory. CI has no card: `benchmarks/gpu.py` tries it."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.copy_in, self.compute, self.copy_out = (_CudaLane(device) for _ in range(3))
+        self._lanes = [_CudaLane(device) for _ in range(3)]
+        self.copy_in, self.compute, self.copy_out = self._lanes
 
     def host_like(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        return torch.empty(shape, dtype=dtype, pin_memory=True)
+        with device_errors(self.device):
+            return torch.empty(shape, dtype=dtype, pin_memory=True)
 
     def device_like(self, host: Tensor) -> Tensor:
-        return torch.empty_like(host, device=self.device)
+        with device_errors(self.device):
+            return torch.empty_like(host, device=self.device)
 
     def hand_back(self, memory: list[Tensor]) -> None:
         """Nothing to do."""
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Wait: the allocator gives a slot's memory to others, who know nothing of our streams."""
+        for lane in self._lanes:
+            lane.synchronize()
 
 
 class _CudaLane:
+    """A stream that begins after all that the caller's stream has been given so far.
+
+    Streams do not wait for the default one, where weights were converted a moment ago.
+    """
+
     def __init__(self, device: torch.device) -> None:
-        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.device = device
+        with device_errors(device):
+            self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self.stream.wait_stream(torch.cuda.current_stream(device))
 
     def submit(self, work: Callable[[], None]) -> None:
-        with torch.cuda.stream(self.stream):
+        with device_errors(self.device), torch.cuda.stream(self.stream):
             work()
 
-    def record(self) -> Event:
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record(self.stream)
-        return event
+    def record(self) -> _CudaEvent:
+        with device_errors(self.device):
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record(self.stream)
+        return _CudaEvent(self.device, event)
 
     def wait(self, event: Event) -> None:
-        assert isinstance(event, torch.cuda.Event)
-        self.stream.wait_event(event)
+        assert isinstance(event, _CudaEvent)
+        self.stream.wait_event(event.event)
+
+    def synchronize(self) -> None:
+        with device_errors(self.device):
+            self.stream.synchronize()
+
+
+@dataclass(frozen=True)
+class _CudaEvent:
+    device: torch.device
+    event: torch.cuda.Event
+
+    def synchronize(self) -> None:
+        with device_errors(self.device):  # of work that was submitted long ago, too
+            self.event.synchronize()
 
 
 class Ahead(Generic[T]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,8 +36,8 @@ class Resize:
         self.height = height
         self.width = width
         self._from: tuple[int, int, torch.device] | None = None
-        self._rows: list[_Piece] = []
-        self._columns: list[_Piece] = []
+        self._rows: tuple[_Piece, ...] = ()
+        self._columns: tuple[_Piece, ...] = ()
 
     def reach(self, height: int, width: int) -> int:
         """See `Stage`."""
@@ -111,7 +112,8 @@ class _Piece:
     matrix: Tensor  # (outputs, end - first)
 
 
-def _lanczos(before: int, after: int, device: torch.device) -> list[_Piece]:
+@lru_cache(maxsize=16)
+def _lanczos(before: int, after: int, device: torch.device) -> tuple[_Piece, ...]:
     """The matrix that resamples `before` pixels to `after`, in pieces of `RESIZE_BLOCK` outputs.
 
     Turkowski 1990, "Filters for common resampling tasks"; edges as in Pillow: taps outside the
@@ -130,4 +132,4 @@ def _lanczos(before: int, after: int, device: torch.device) -> list[_Piece]:
         weights = torch.sinc(x) * torch.sinc(x / LANCZOS_LOBES) * (x.abs() < LANCZOS_LOBES)
         weights /= weights.sum(dim=1, keepdim=True)
         pieces.append(_Piece(first, end, weights.to(device, torch.float32)))
-    return pieces
+    return tuple(pieces)

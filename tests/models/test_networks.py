@@ -4,7 +4,14 @@ import torch
 from vidsr.errors import ModelError
 from vidsr.models.compact import Compact, CompactOptions
 from vidsr.models.rrdb import RRDBNet, RRDBOptions
-from vidsr.models.srgan import MSRResNet, SRGANGenerator, SRGANOptions, convolve_in_parts
+from vidsr.models.srgan import (
+    MSRResNet,
+    SRGANGenerator,
+    SRGANOptions,
+    convolve_and_shuffle,
+    convolve_by_rows,
+    convolve_in_parts,
+)
 
 SMALL = [
     *(Compact(CompactOptions(scale=s, channels=4, blocks=2)) for s in (2, 3, 4)),
@@ -39,6 +46,19 @@ def test_a_convolution_in_parts_is_the_whole_one_up_to_the_border(size):
     assert torch.allclose(
         convolve_in_parts(features, whole.weight, whole.bias), whole(features), atol=1e-12
     )
+    assert torch.allclose(
+        convolve_by_rows(features, whole.weight, whole.bias), whole(features), atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_shuffling_by_channels_is_a_pixel_shuffle(factor, layout):
+    conv = torch.nn.Conv2d(6, 4 * factor**2, 3, padding=1, dtype=torch.float64)
+    features = torch.rand(2, 6, 5, 7, dtype=torch.float64).contiguous(memory_format=layout)
+    ours = convolve_and_shuffle(features, conv.weight, conv.bias, factor)
+    assert torch.allclose(ours, torch.pixel_shuffle(conv(features), factor), atol=1e-12)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_training_takes_the_last_convolution_whole():

@@ -7,7 +7,7 @@ from PIL import Image
 
 from vidsr.errors import RequestError
 from vidsr.evaluation.metrics import shrink
-from vidsr.training.data import Crops, load_pictures
+from vidsr.training.data import Album, Crops, Squares, gradients, load_pictures
 
 
 def save_noise(path, height=40, width=50, seed=0):
@@ -87,3 +87,51 @@ def test_all_eight_turns_of_a_picture_are_drawn():
     crops = Crops([picture], scale=2, patch=2, batch=200)
     _, high_res = crops.draw(torch.Generator().manual_seed(0))
     assert len(torch.unique(high_res, dim=0)) == 8
+
+
+def test_damage_is_the_same_made_beforehand_and_when_drawn():
+    pictures = [torch.randint(256, (3, 48, 40), dtype=torch.uint8) for _ in range(2)]
+    ready, lazy = (Crops(pictures, 2, 8, 6, "mixed", seed=4) for _ in range(2))
+    ready.prepare(2)
+    first, second = (torch.Generator().manual_seed(5) for _ in range(2))
+    for _ in range(4):
+        for ours, theirs in zip(ready.draw(first), lazy.draw(second), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_an_album_cuts_what_slices_and_turns_cut():
+    sizes = [(9, 7), (6, 12), (5, 5)]
+    pictures = [torch.randint(256, (3, *size), dtype=torch.uint8) for size in sizes]
+    album = Album.of(pictures)
+    for number, picture in enumerate(pictures):
+        assert torch.equal(album.picture(number), picture)
+    turns = torch.arange(8).repeat(3)
+    numbers = torch.arange(3).repeat_interleave(8)
+    tops, lefts = torch.tensor([3, 1, 0])[numbers], torch.tensor([2, 7, 1])[numbers]
+    cut = album.cut(Squares(4, numbers, tops, lefts, turns))
+    for place, turn in enumerate(turns.tolist()):
+        picture = pictures[numbers[place]]
+        square = picture[:, tops[place] : tops[place] + 4, lefts[place] : lefts[place] + 4]
+        square = square.flip(1) if turn & 1 else square
+        square = square.flip(2) if turn & 2 else square
+        square = square.transpose(1, 2) if turn & 4 else square
+        assert torch.equal(cut[place], square / 255)
+
+
+def test_squares_stay_within_pictures_of_any_size():
+    album = Album.empty(torch.tensor([(16, 40), (30, 16)]), torch.device("cpu"))
+    squares = album.squares(torch.Generator().manual_seed(0), 4000, 16)
+    room = album.sizes[squares.numbers] - 16
+    assert bool((squares.tops <= room[:, 0]).all() & (squares.lefts <= room[:, 1]).all())
+    assert (squares.tops.max(), squares.lefts.max()) == (14, 24)
+    assert len(squares.turns.unique()) == 8
+
+
+def test_gradients_are_smooth_and_of_all_colors():
+    pictures = gradients(24, 480, torch.Generator().manual_seed(0))
+    assert {tuple(picture.shape) for picture in pictures} == {(3, 480, 480)}
+    codes = torch.stack(pictures).int()
+    assert int(codes.diff(dim=2).abs().max()) <= 4
+    assert int(codes.diff(dim=3).abs().max()) <= 4
+    means = codes.float().mean((2, 3))
+    assert bool((means.amin(0) < 40).all() & (means.amax(0) > 215).all())

@@ -74,10 +74,17 @@ def test_every_shipped_weights_file_has_its_recipe():
 def test_the_plan_shares_its_minutes_and_names_its_folders(tmp_path):
     recipes = plan_all(tmp_path / "data", tmp_path / "runs", minutes=30)
     assert sum(recipe.minutes for recipe in recipes) == pytest.approx(30)
-    assert recipes[0].name == "photo-x4"
+    assert recipes[0].name == "photo-x4-clean"
     assert recipes[0].data[0] == tmp_path / "data" / "photo/train"
     with pytest.raises(RequestError, match="needs some time"):
         plan_all(tmp_path, tmp_path, minutes=0)
+
+
+def test_the_plan_draws_more_crops_a_step_on_a_gpu(tmp_path, monkeypatch):
+    here = plan_all(tmp_path, tmp_path, minutes=30)
+    monkeypatch.setattr(plan.torch.cuda, "is_available", lambda: True)
+    there = plan_all(tmp_path, tmp_path, minutes=30)
+    assert [recipe.batch for recipe in there] == [8 * recipe.batch for recipe in here]
 
 
 def test_the_plan_goes_on_where_it_was_cut(tmp_path, monkeypatch):
@@ -93,13 +100,13 @@ def test_the_plan_goes_on_where_it_was_cut(tmp_path, monkeypatch):
 
     monkeypatch.setattr(plan, "train", fake_train)
     cut = train_all(tmp_path, tmp_path / "runs", minutes=10)
-    assert next(cut)[0] == "photo-x4"
+    assert next(cut)[0] == "photo-x4-clean"
     cut.close()
     names = [name for name, _ in train_all(tmp_path, tmp_path / "runs", minutes=10)]
     assert names == list(read_recipes("all"))
-    assert calls[0] == ("photo-x4", "fast-x4", False)
-    assert calls[1] == ("photo-x4", "fast-x4", True)
-    trained = tmp_path / "runs" / "photo-x4" / "photo-x4.safetensors"
-    assert calls[2] == ("photo-x4-perceptual", str(trained), False)
+    assert calls[0] == ("photo-x4-clean", "fast-x4", False)
+    assert calls[1] == ("photo-x4-clean", "fast-x4", True)
+    trained = tmp_path / "runs" / "photo-x4-clean" / "photo-x4-clean.safetensors"
+    assert calls[2] == ("photo-x4", str(trained), False)
     assert not list(train_all(tmp_path, tmp_path / "runs", minutes=10))
     assert not list(train_all(tmp_path, tmp_path / "new", minutes=10, session_minutes=0))

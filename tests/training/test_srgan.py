@@ -199,6 +199,7 @@ def test_the_callers_random_numbers_are_left_alone(recipe, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"smooth_share": 1.0}, "no share of all"),
         ({"minutes": 1}, "either --minutes or --steps"),
         ({"steps": None}, "either --minutes or --steps"),
         ({"steps": 0}, "steps above zero, not 0"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -127,10 +128,16 @@ def sharpened(pictures: Tensor, amount: float) -> Tensor:
     lines that are steeper than the originals', it draws them as steep (Real-ESRGAN, Wang et al.
     2021, arXiv:2107.10833, section 3.4).
     """
-    row = gaussian(9, 1.5).to(pictures)
-    kernel = torch.outer(row, row).expand(3, 1, 9, 9)
-    blurred = F.conv2d(F.pad(pictures, (4,) * 4, mode="reflect"), kernel, groups=3)
+    blurred = F.conv2d(
+        F.pad(pictures, (4,) * 4, mode="reflect"), _unsharp(pictures.device), groups=3
+    )
     return (pictures + amount * (pictures - blurred)).clamp(0, 1)
+
+
+@cache
+def _unsharp(device: torch.device) -> Tensor:
+    row = gaussian(9, 1.5).float()
+    return torch.outer(row, row).expand(3, 1, 9, 9).to(device)
 
 
 def _blur(rgb: Tensor, dice: Dice, *, largest_sigma: float) -> Tensor:

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
 LARGEST = 5.0  # norm of a gradient; usual ones have 1 to 5, and without norms in the network one
 # that was a thousand times as large ended a training after 3,800 good steps
+
+
+def adam(
+    weights: Iterable[Tensor],
+    device: torch.device,
+    *,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+) -> torch.optim.Adam:
+    """Adam (Kingma and Ba 2015); on CUDA in one launch, whose learning rate is read there."""
+    if device.type != "cuda":
+        return torch.optim.Adam(weights, lr=lr, betas=betas)
+    rate = torch.tensor(lr, device=device)
+    return torch.optim.Adam(weights, lr=rate, betas=betas, fused=True, capturable=True)
 
 
 def follow(
@@ -16,21 +32,23 @@ def follow(
     optimizer: torch.optim.Optimizer,
     decay: float,
 ) -> None:
-    """Go down the gradient, which is clipped, and let the average follow.
+    """Go down the gradient, and let the average follow; see `descend` and `approach`."""
+    descend(loss, network, optimizer)
+    approach(average, network, decay)
 
-    Args:
-        loss: scalar.
-        network: its weights are moved.
-        average: the same network; its weights near the moved ones.
-        optimizer: of the network's weights.
-        decay: how much of the average stays.
-    """
-    averages: list[Tensor] = list(average.parameters())
-    weights: list[Tensor] = list(network.parameters())
+
+def descend(loss: Tensor, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Go down the gradient of a loss without dimensions, which is clipped."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(weights, LARGEST)
+    nn.utils.clip_grad_norm_(list(network.parameters()), LARGEST)
     optimizer.step()
+
+
+def approach(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Let the average, of which `decay` stays, follow the same network's weights."""
+    averages: list[Tensor] = list(average.parameters())
+    weights: list[Tensor] = list(network.parameters())
     with torch.no_grad():
         torch._foreach_lerp_(averages, weights, 1 - decay)
 

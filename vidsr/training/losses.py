@@ -146,8 +146,9 @@ def _haar_difference(ours: Tensor, theirs: Tensor) -> Tensor:
 
 def _luma_codes(pictures: Tensor) -> Tensor:
     """(N,1,H,W), in [0,255]."""
-    weights = torch.tensor(YIQ[0], device=pictures.device).view(1, 3, 1, 1)
-    return (pictures.float() * weights).sum(1, keepdim=True) * 255
+    red, green, blue = (255 * weight for weight in YIQ[0])  # not a tensor: a GPU would wait for it
+    planes = pictures.float()
+    return red * planes[:, :1] + green * planes[:, 1:2] + blue * planes[:, 2:]
 
 
 def open_content_loss(name: str) -> ContentLoss:

@@ -42,6 +42,7 @@ class UpscaleRecipe:
     blocks: int = 8
     degradation: Degradation = "mixed"
     damaged_share: float = 0.5  # of a batch, unless all is clean; the rest is clean
+    smooth_share: float = 0.0  # of the pictures: made-up smooth gradients, beside those of `data`
     minutes: float | None = None  # scales the schedule to a budget, by the measured rate
     steps: int | None = None  # or the length of the schedule in iterations
     batch: int = 16
@@ -78,13 +79,18 @@ class UpscaleRecipe:
             if getattr(self, word) < 0:
                 raise RequestError(f"{word} {getattr(self, word)} is below zero")
         self._check_start()
+        self._check_shares()
+        check_positive(self, _POSITIVE)
+
+    def _check_shares(self) -> None:
         if not 0 < self.damaged_share < 1:
             raise RequestError(
                 f"damaged_share {self.damaged_share} is no share of a batch, in (0, 1)"
             )
         if self.degradation != "clean" and self.batch < 2:
             raise RequestError("a batch holds clean and damaged crops: --batch 2 or more")
-        check_positive(self, _POSITIVE)
+        if not 0 <= self.smooth_share < 1:
+            raise RequestError(f"smooth_share {self.smooth_share} is no share of all, in [0, 1)")
 
     def _check_start(self) -> None:
         check_init_share(self.init, self.init_share)

@@ -26,7 +26,9 @@ from vidsr.training import checkpoint
 
 log = logging.getLogger("vidsr.training")
 
-WARM_UP_STEPS = 8  # before the length of a run of so many minutes is settled
+WARM_UP_STEPS = 8  # at least, before the length of a run of so many minutes is settled
+WARM_UP_SECONDS = 2.0  # the same; a GPU makes hundreds of steps in them
+WARM_UP_SHARE = 0.02  # of a run's minutes, that are enough
 LOST = 100.0  # times the usual loss: a training that is there never comes back
 USUAL = 20  # reports, before that is known
 SHARE = "share"  # of the learning rate: what a group of weights may have
@@ -151,7 +153,7 @@ def loop(
     run.total_steps = run.total_steps or budget.steps or 0
     peaks = {name: _learning_rate(part) for name, part in run.trainee.optimizers.items()}
     while not run.finished and not clock.session_over():
-        if run.total_steps == 0 and run.step >= run.trainee.first_typical_step + WARM_UP_STEPS:
+        if run.total_steps == 0 and clock.is_warm():
             run.total_steps = clock.steps_in(budget.minutes or 0)
         for name, optimizer in run.trainee.optimizers.items():
             _set_learning_rate(optimizer, peaks[name] * _schedule(run))
@@ -222,7 +224,11 @@ def _learning_rate(optimizer: torch.optim.Optimizer) -> float:
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate * group.get(SHARE, 1.0)
+        own = rate * group.get(SHARE, 1.0)
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(own)  # where a recorded step reads it
+        else:
+            group["lr"] = own
 
 
 def _schedule(run: Run) -> float:
@@ -262,12 +268,26 @@ class _Clock:
         self.pixels += targets.shape[0] * targets.shape[-2] * targets.shape[-1]
         self.run.seconds = time.monotonic() - self.began
         if self.run.step == self.run.trainee.first_typical_step + WARM_UP_STEPS // 2:
-            self.warm = (self.run.step, self.run.seconds)
+            self.warm = (self.run.step, self._seconds())
+
+    def is_warm(self) -> bool:
+        """Whether there were steps enough to tell the rate by."""
+        run, minutes = self.run, self.budget.minutes or 0.0
+        enough = min(WARM_UP_SECONDS, WARM_UP_SHARE * minutes * 60)
+        many = run.step >= run.trainee.first_typical_step + WARM_UP_STEPS
+        return many and run.seconds - self.warm[1] >= enough
+
+    def _seconds(self) -> float:
+        """Of all sessions, until all that was begun is done: a GPU runs behind."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.run.seconds = time.monotonic() - self.began
+        return self.run.seconds
 
     def steps_in(self, minutes: float) -> int:
         """How many steps fit in the budget, by the rate of the warm-up's second half."""
         run = self.run
-        steps, seconds = run.step - self.warm[0], run.seconds - self.warm[1]
+        steps, seconds = run.step - self.warm[0], self._seconds() - self.warm[1]
         per_step = seconds / steps if steps else run.seconds / run.step
         left = minutes * 60 - run.seconds
         return run.step + max(1, int(left / per_step))

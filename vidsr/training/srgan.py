@@ -9,6 +9,7 @@ once it can tell fidelity's output from originals, stands in for the VGG feature
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -22,8 +23,8 @@ from vidsr.evaluation.metrics import enlarge, mean_psnr, psnr_y, shrink, to_pict
 from vidsr.models.card import sha256_of
 from vidsr.models.load import build, load, resolve
 from vidsr.training import checkpoint
-from vidsr.training.data import Crops, load_pictures
-from vidsr.training.descent import between, early_decay, follow
+from vidsr.training.data import Crops, gradients, load_pictures
+from vidsr.training.descent import adam, approach, between, descend, early_decay
 from vidsr.training.discriminators import open_discriminator
 from vidsr.training.growth import grow
 from vidsr.training.losses import (
@@ -37,6 +38,7 @@ from vidsr.training.losses import (
 )
 from vidsr.training.precision import training_precision
 from vidsr.training.recipe import UpscaleRecipe, as_options
+from vidsr.training.recorded import recorded
 from vidsr.training.run import (
     Losses,
     Run,
@@ -48,6 +50,7 @@ from vidsr.training.run import (
 )
 
 EXAM_SIDE = 256  # pixels of a validation crop
+GRADIENT_SIDE = 480  # pixels, at least; divides by twice any scale
 
 
 def train(
@@ -87,7 +90,8 @@ def train(
     if resume:
         run.restore()
     if device.type == "cuda":
-        crops.prepare(torch.get_num_threads())
+        torch.backends.cudnn.benchmark = True  # all steps have one shape
+        crops.prepare(os.cpu_count() or 1)
 
     def examine() -> float | None:
         if not exam:
@@ -113,15 +117,24 @@ class Fidelity:
         self.guarded = recipe.haar_weight > 0  # these like a lattice as much as detail
         self.modules: dict[str, nn.Module] = {"network": self.network, "average": self.average}
         self.optimizers: dict[str, torch.optim.Optimizer] = {
-            "optimizer": torch.optim.Adam(self.network.parameters(), lr=recipe.learning_rate)
+            "optimizer": adam(self.network.parameters(), device, lr=recipe.learning_rate)
         }
-        self._compiled = torch.compile(self.network) if device.type == "cuda" else self.network
+        cuda = device.type == "cuda"
+        self._compiled = torch.compile(self.network, dynamic=False) if cuda else self.network
+
+        self.learn = recorded(self._learn, device)
 
     def step(self, low_res: Tensor, high_res: Tensor, number: int) -> Losses:
         """See `Trainee`."""
-        parts = self.nearness(self.enlarged(low_res), high_res.to(self.device))
+        losses = self.learn(low_res.to(self.device), high_res.to(self.device))
+        approach(self.average, self.network, early_decay(self.recipe.ema, number))
+        return losses
+
+    def _learn(self, low_res: Tensor, high_res: Tensor) -> Losses:
+        """One step of the generator."""
+        parts = self.nearness(self.enlarged(low_res), high_res)
         loss = torch.stack(list(parts.values())).sum()
-        self.follow(loss, number)
+        descend(loss, self.network, self.optimizers["optimizer"])
         return {"loss": loss.detach(), **_told(parts)}
 
     def nearness(self, output: Tensor, high_res: Tensor) -> dict[str, Tensor]:
@@ -136,16 +149,13 @@ class Fidelity:
 
     def enlarged(self, low_res: Tensor) -> Tensor:
         """The network's output in fp32, with gradients."""
-        pictures = low_res.to(self.device).contiguous(memory_format=torch.channels_last)
+        pictures = low_res.contiguous(memory_format=torch.channels_last)
         half = self.precision != "fp32"
         with torch.autocast(self.device.type, dtype=DTYPES[self.precision], enabled=half):
-            output: Tensor = self._compiled(pictures)
+            # Compiled for gradients alone: without them it is used for a few steps.
+            network = self._compiled if torch.is_grad_enabled() else self.network
+            output: Tensor = network(pictures)
         return output.float()
-
-    def follow(self, loss: Tensor, number: int) -> None:
-        """One step of the generator, and its average after it."""
-        decay = early_decay(self.recipe.ema, number)
-        follow(loss, self.network, self.average, self.optimizers["optimizer"], decay)
 
 
 class Perceptual(Fidelity):
@@ -161,19 +171,28 @@ class Perceptual(Fidelity):
         self.guarded = True
         self.first_typical_step = recipe.critic_steps
         self.modules |= {"critic": self.critic, "features": self.features.critic}
-        self.optimizers["critic_optimizer"] = torch.optim.Adam(
-            self.critic.parameters(), lr=recipe.critic_learning_rate, betas=(0.5, 0.99)
+        self.optimizers["critic_optimizer"] = adam(
+            self.critic.parameters(), device, lr=recipe.critic_learning_rate, betas=(0.5, 0.99)
         )
+
+        self.judge = recorded(self._judge, device)
 
     def step(self, low_res: Tensor, high_res: Tensor, number: int) -> Losses:
         """See `Trainee`; the first `critic_steps` teach the critic alone."""
-        high_res = high_res.to(self.device)
         if number < self.recipe.critic_steps:
-            with torch.no_grad():
-                output = self.enlarged(low_res)
-            return {"critic": self._teach(output, high_res)}
+            return self.judge(low_res.to(self.device), high_res.to(self.device))
         if number == self.recipe.critic_steps:
             self.features.critic.load_state_dict(self.critic.state_dict())
+        return super().step(low_res, high_res, number)
+
+    def _judge(self, low_res: Tensor, high_res: Tensor) -> Losses:
+        """One step of the critic alone."""
+        with torch.no_grad():
+            output = self.enlarged(low_res)
+        return {"critic": self._teach(output, high_res)}
+
+    def _learn(self, low_res: Tensor, high_res: Tensor) -> Losses:
+        """One step of the generator, then one of the critic."""
         output = self.enlarged(low_res)
         self.critic.requires_grad_(False)  # noqa: FBT003 - torch's own signature
         parts = {
@@ -184,7 +203,7 @@ class Perceptual(Fidelity):
             "color": self.recipe.color_weight * color_consistency(output, high_res),
         }
         loss = torch.stack(list(parts.values())).sum()
-        self.follow(loss, number)
+        descend(loss, self.network, self.optimizers["optimizer"])
         self.critic.requires_grad_(True)  # noqa: FBT003
         critic = self._teach(output.detach(), high_res)
         return {"loss": loss.detach(), **_told(parts), "critic": critic}
@@ -262,6 +281,10 @@ def _crops(recipe: UpscaleRecipe, device: torch.device) -> Crops:
         multiple=2 * recipe.scale,
         device=str(device),
     )
+    count = round(len(pictures) * recipe.smooth_share / (1 - recipe.smooth_share))
+    side = max(GRADIENT_SIDE, 2 * recipe.patch * recipe.scale)
+    smooth = gradients(count, side, torch.Generator().manual_seed(recipe.seed))
+    pictures += [picture.to(device) for picture in smooth]
     return Crops(
         pictures,
         recipe.scale,
