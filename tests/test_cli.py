@@ -249,6 +249,58 @@ def test_json_of_a_plan_is_one_line(make_clip: ClipMaker, out: Path) -> None:
         assert json.loads(line)["event"] == "plan"
 
 
+def test_json_of_a_plan_has_numbers(make_clip: ClipMaker, out: Path) -> None:
+    clip = make_clip("clip.mkv", audio=True)
+    words = ["upscale", clip, "-o", out / "a.mkv", "--scale", 2, "--model", "fast", "--dry-run"]
+    (line,) = vidsr_command(*words, "--json").stdout.splitlines()
+    told = json.loads(line)
+    source, target, expected = told["source"], told["target"], told["expected"]
+    assert (source["path"], source["bytes"]) == (str(clip), clip.stat().st_size)
+    assert (source["width"], source["height"], source["bit_depth"]) == (48, 32, 8)
+    assert (source["frame_rate"], source["fps"]) == ("24/1", 24.0)
+    assert source["duration_seconds"] == pytest.approx(8 / 24, abs=0.05)
+    assert source["frames"] is None  # Matroska's header does not say
+    assert (target["width"], target["height"], target["scale"]) == (96, 64, 2.0)
+    assert (target["path"], target["encoder"]) == (str(out / "a.mkv"), "libx264")
+    assert (told["network"]["name"], told["network"]["device"]) == ("fast-x2", "cpu")
+    assert expected["memory_bytes"] > told["network"]["memory_bytes"] > 0
+    assert expected["frames"] in range(7, 10)
+    assert expected["seconds"] > 0
+    tracks = [(track["index"], track["kind"], track["action"]) for track in told["tracks"]]
+    assert tracks == [(0, "video", "process"), (1, "audio", "copy")]
+    assert isinstance(told["estimates"], str)  # what was there before stays
+
+
+def test_json_of_a_plan_counts_all_numbered_pictures(tmp_path: Path) -> None:
+    for number in range(3):
+        Image.fromarray(gradient(number, 24, 16)).save(tmp_path / f"{number}.png")
+    sizes = [(tmp_path / f"{number}.png").stat().st_size for number in range(3)]
+    words = ["upscale", tmp_path / "%d.png", "-o", tmp_path / "a.mp4", "--dry-run", "--json"]
+    told = json.loads(vidsr_command(*words, "--rate", "24000/1001").stdout)
+    source = told["source"]
+    assert (source["path"], source["bytes"]) == (str(tmp_path / "%d.png"), sum(sizes))
+    assert (source["frames"], source["frame_rate"]) == (3, "24000/1001")
+    assert told["tracks"][0]["action"] == "process"
+
+
+def test_json_of_a_pictures_plan_has_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(gradient(0, 48, 32)).convert("LA").save(path)
+    told = json.loads(vidsr_command("info", path, "--json").stdout)
+    assert told["source"] == {
+        "path": str(path),
+        "bytes": path.stat().st_size,
+        "format": "PNG",
+        "width": 48,
+        "height": 32,
+        "bit_depth": 8,
+        "alpha": True,
+    }
+    assert (told["target"]["width"], told["target"]["height"]) == (192, 128)
+    assert told["target"]["scale"] == 4.0
+    assert told["network"]["memory_bytes"] > 0
+
+
 @pytest.mark.parametrize(
     ("words", "kind", "code"),
     [
@@ -394,6 +446,8 @@ def test_models_of_different_scales_are_not_compared(originals: Path) -> None:
         (["--model", "fats-x2"], 4, "did you mean fast-x2"),
         (["--against", "missing.pth"], 4, "missing.pth"),
         (["--crf", "30"], 2, "--crf 30 needs --codec"),
+        (["--crf", "-1", "--codec", "h264"], 2, "--crf -1: h264 takes 0 (best) to 51"),
+        (["--crf", "nan", "--codec", "hevc"], 2, "--crf nan: hevc takes 0 (best) to 51"),
         (["--data", "missing"], 2, "missing: no such folder"),
         (["--data", "."], 2, "no pictures"),
     ],
@@ -529,6 +583,10 @@ def test_flicker_is_refused_where_it_makes_no_sense(make_clip: ClipMaker, tmp_pa
         (["--max-memory", "0"], "0 may be taken"),
         (["--max-memory", "9" * 400, "--rate", "24"], "--rate is for numbered pictures"),
         (["--crf", "99"], "--crf 99: libx264 takes 0 (best) to 51"),
+        (["--crf", "-1"], "--crf -1: encoders take 0 (best) and more"),
+        (["--crf", "-0.5", "--encoder", "libx265"], "--crf -0.5: encoders take 0 (best) and more"),
+        (["--crf", "inf"], "--crf inf: encoders take 0 (best) and more"),
+        (["--reuse", "motion", "--reuse-error", "nan"], "--reuse-error nan is not 0 or a number"),
         (["--scale", "1"], "`vidsr colorize` only colors"),
         (["--colorize", "--scale", "1"], "`vidsr colorize` only colors"),
         (["--model", "nope"], "there are fast, fast-x2, fast-x4 ("),

@@ -145,6 +145,35 @@ def test_a_video_becomes_pictures_and_the_sound_is_named(make_clip: ClipMaker, s
     assert any("audio" in note and "no other stream" in note for note in result.notes)
 
 
+def test_a_rate_that_varies_is_named_when_a_video_becomes_pictures(
+    make_clip: ClipMaker, shots: Path
+) -> None:
+    ticks = [0, 1000, 2000, 3000, 6000, 9000]  # 30 a second, then 10
+    clip = make_clip(frames=6, pts=ticks, time_base=Fraction(1, 30000))
+    (note,) = (
+        note for note in repeated(clip, shots / "%d.png").notes if "frame rate varies" in note
+    )
+    assert "(33.33 to 100 ms a frame)" in note
+    assert "at --rate 16.6667 they last as long" in note
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"name": "a.mp4"},
+        {"name": "a.mkv"},  # which rounds 1/24 s to 41 and 42 ms
+        {"name": "a.mp4", "time_base": Fraction(1, 1000), "pts": [0, 41, 83, 125, 166, 208]},
+        {"name": "a.mp4", "frames": 1},
+    ],
+    ids=lambda asked: " ".join(map(str, asked.values())),
+)
+def test_nothing_is_said_of_a_steady_rate(
+    make_clip: ClipMaker, shots: Path, asked: dict[str, Any]
+) -> None:
+    clip = make_clip(**{"frames": 6, **asked})
+    assert not any("rate varies" in note for note in repeated(clip, shots / "%d.png").notes)
+
+
 def test_deep_video_becomes_pictures_of_sixteen_bits(make_clip: ClipMaker, shots: Path) -> None:
     clip = make_clip(
         "clip.mkv", frames=1, codec="ffv1", pix_fmt="yuv444p10le", options={"level": "3"}

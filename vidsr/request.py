@@ -8,6 +8,7 @@ batch is a list of Jobs, a resumed run can compare Jobs, and a cluster can send 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -64,8 +65,8 @@ class EngineRequest:
             )
         if self.reuse_error is not None and self.reuse != "motion":
             raise RequestError("--reuse-error goes with --reuse motion; add it, or leave both out")
-        if self.reuse_error is not None and self.reuse_error < 0:
-            raise RequestError(f"--reuse-error {self.reuse_error:g} is negative")
+        if self.reuse_error is not None and not 0 <= self.reuse_error < math.inf:
+            raise RequestError(f"--reuse-error {self.reuse_error:g} is not 0 or a number above")
         if self.overlap < 0:
             raise RequestError(f"--overlap {self.overlap} is negative")
         if self.threads is not None and self.threads < 1:

@@ -339,11 +339,17 @@ def printable(words: object) -> str:
 
 def print_plan(planned: Plan | StillPlan, as_json: bool) -> None:
     """What would happen: a fact a line, or one JSON object."""
+    from vidsr.cli.plan_numbers import still_numbers, video_numbers
+    from vidsr.job import estimate_seconds
     from vidsr.still import StillPlan
 
-    facts = _still_facts(planned) if isinstance(planned, StillPlan) else _video_facts(planned)
+    if isinstance(planned, StillPlan):
+        facts, numbers = _still_facts(planned), still_numbers(planned)
+    else:
+        seconds = estimate_seconds(planned)
+        facts, numbers = _video_facts(planned, seconds), video_numbers(planned, seconds)
     if as_json:
-        print_json({"event": "plan", **facts})
+        print_json({"event": "plan", **facts, **numbers})
         return
     width = max(len(name) for name in facts)
     for name, value in facts.items():
@@ -365,11 +371,8 @@ def _still_facts(planned: StillPlan) -> dict[str, Any]:
     }
 
 
-def _video_facts(planned: Plan) -> dict[str, Any]:
-    from vidsr.job import estimate_seconds
-
+def _video_facts(planned: Plan, seconds: float) -> dict[str, Any]:
     info, video = planned.info, planned.video
-    seconds = estimate_seconds(planned)
     streams = [
         f"{track.stream}: {track.action}{f', {track.reason}' if track.reason else ''}"
         for track in planned.tracks

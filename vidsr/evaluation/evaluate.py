@@ -31,6 +31,7 @@ from vidsr.evaluation.similarity import dss, haarpsi, ms_ssim_y
 from vidsr.media import roundtrip
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+WORST_CRF = 51  # of x264 and x265, which silently take this for more
 BICUBIC = "bicubic"  # the stage that is always measured
 PARTS = {"train", "val", "test"}  # folders that only their parent gives a meaning
 
@@ -105,6 +106,10 @@ class CodecRequest:
 
     codec: roundtrip.Codec
     crf: float  # constant rate factor on the encoder's own scale
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.crf <= WORST_CRF:
+            raise RequestError(f"--crf {self.crf:g}: {self.codec} takes 0 (best) to {WORST_CRF}")
 
     def __str__(self) -> str:
         return f"{self.codec} crf {self.crf:g}"

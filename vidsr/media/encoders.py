@@ -39,6 +39,11 @@ class EncoderRequest:
     threads: int = 0
     ffmpeg: str | None = None  # a program, by path or name, that encodes; None: FFmpeg's libraries
 
+    def __post_init__(self) -> None:
+        # x264, x265 and VP9 would silently take what lies between -1 and 0 for "not set".
+        if self.crf is not None and not 0 <= self.crf < math.inf:
+            raise RequestError(f"--crf {self.crf:g}: encoders take 0 (best) and more")
+
 
 def unused(request: EncoderRequest) -> list[str]:
     """A sentence about what was asked of an encoder, where there is none: pictures have none."""

@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import logging
 import re
+from array import array
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
@@ -388,6 +390,8 @@ class SequenceWriter:
         self._numbered = Numbered(path)
         self._first = source.first if isinstance(source, PicturesInfo) else 1
         self._turns = source.rotation // 90 % 4
+        self._time_base = source.time_base
+        self._pts = array("q")
         self._finished = False
         try:
             path.parent.mkdir(exist_ok=True)
@@ -423,9 +427,13 @@ class SequenceWriter:
         image_writer.write(path, _still(item, self._turns))
         self.report.frames += 1
         self.report.bytes += path.stat().st_size
+        self._pts.append(item.pts)
 
     def finish(self) -> WriteReport:
-        """All frames are there; what an earlier run left beside them is said, not removed."""
+        """All frames are there; what an earlier run left beside them is said, not removed.
+
+        A frame rate that varies is said too: numbers alone tell no time.
+        """
         self._finished = True
         end = self._first + self.report.frames
         present = self._numbered.present()
@@ -434,7 +442,29 @@ class SequenceWriter:
                 f"{len(older)} pictures of the same name were there and are not of this film: "
                 f"{self._numbered.path(older[0]).name} to {self._numbered.path(older[-1]).name}"
             )
+        if varies := _varying_rate(self._pts, self._time_base):
+            self.report.not_kept.append(varies)
         return self.report
+
+
+def _varying_rate(ticks: Sequence[int], time_base: Fraction) -> str:
+    """A sentence on what numbered pictures lose of these timestamps; none of a steady rate.
+
+    Steady is what lies on an even grid from the first to the last, but for the rounding of a clock.
+    """
+    pts = sorted(ticks)  # damaged input may step back
+    steps, span = len(pts) - 1, pts[-1] - pts[0]
+    slack = max(Fraction(1), MILLISECOND / time_base)  # ticks
+    if all(
+        abs((at - pts[0]) * steps - number * span) <= slack * steps for number, at in enumerate(pts)
+    ):
+        return ""
+    lasting = [float((after - at) * time_base / MILLISECOND) for at, after in pairwise(pts)]
+    rate = float(steps / (span * time_base))
+    return (
+        f"the frame rate varies ({min(lasting):.4g} to {max(lasting):.4g} ms a frame), which "
+        f"numbered pictures cannot say; at --rate {rate:.6g} they last as long"
+    )
 
 
 class AnimationWriter:

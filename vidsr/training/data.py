@@ -221,7 +221,8 @@ def gradients(count: int, side: int, generator: torch.Generator) -> list[Tensor]
     """Pictures (3,side,side) uint8 of nothing but smooth changes of color, in any color.
 
     No collection has them all, and where a network has never been it strays: on the teal sky of a
-    held-out drawing one drew a weave, 2 codes strong, that no other picture showed.
+    held-out drawing one drew a weave, 2 codes strong, that no other picture showed. After 1,100
+    steps with 12 % of these the worst but one of 160 others came out 0.55 codes off, not 0.76.
     """
     color = torch.rand((count, 3, 1, 1), generator=generator)
     change = torch.rand((count, 3, 4, 4), generator=generator) - 0.5
