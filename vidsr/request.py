@@ -66,7 +66,7 @@ class EngineRequest:
         if self.reuse_error is not None and self.reuse != "motion":
             raise RequestError("--reuse-error goes with --reuse motion; add it, or leave both out")
         if self.reuse_error is not None and not 0 <= self.reuse_error < math.inf:
-            raise RequestError(f"--reuse-error {self.reuse_error:g} is not 0 or a number above")
+            raise RequestError(f"--reuse-error {self.reuse_error:g} is negative or no number")
         if self.overlap < 0:
             raise RequestError(f"--overlap {self.overlap} is negative")
         if self.threads is not None and self.threads < 1:
