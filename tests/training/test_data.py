@@ -1,12 +1,14 @@
 import logging
+import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from vidsr.errors import RequestError
+from vidsr.errors import RequestError, VidsrError
 from vidsr.evaluation.metrics import shrink
+from vidsr.training import data
 from vidsr.training.data import Album, Crops, Squares, gradients, load_pictures
 
 
@@ -89,7 +91,8 @@ def test_all_eight_turns_of_a_picture_are_drawn():
     assert len(torch.unique(high_res, dim=0)) == 8
 
 
-def test_damage_is_the_same_made_beforehand_and_when_drawn():
+def test_damage_is_the_same_made_beforehand_and_when_drawn(monkeypatch):
+    monkeypatch.setattr(data, "QUEUED", 1)  # so that some wait
     pictures = [torch.randint(256, (3, 48, 40), dtype=torch.uint8) for _ in range(2)]
     ready, lazy = (Crops(pictures, 2, 8, 6, "mixed", seed=4) for _ in range(2))
     ready.prepare(2)
@@ -97,6 +100,13 @@ def test_damage_is_the_same_made_beforehand_and_when_drawn():
     for _ in range(4):
         for ours, theirs in zip(ready.draw(first), lazy.draw(second), strict=True):
             assert torch.equal(ours, theirs)
+
+
+def test_a_process_that_dies_while_pictures_are_damaged_is_an_error_of_ours(monkeypatch):
+    monkeypatch.setattr(data, "_begin_process", sys.exit)
+    crops = Crops([torch.zeros(3, 48, 40, dtype=torch.uint8)], 2, 8, 6, "mixed")
+    with pytest.raises(VidsrError, match="a process that damages pictures died"):
+        crops.prepare(1)
 
 
 def test_an_album_cuts_what_slices_and_turns_cut():

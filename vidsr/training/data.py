@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import InitVar, dataclass, field
 from functools import cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from vidsr.errors import MediaError, RequestError
+from vidsr.errors import MediaError, RequestError, VidsrError
 from vidsr.evaluation.evaluate import picture_paths, read_picture
 from vidsr.evaluation.metrics import shrink
 from vidsr.training.degradation import DAMAGES, Dice, degrade, reduce, rounded, sharpened
@@ -24,6 +28,7 @@ log = logging.getLogger("vidsr.training")
 
 Degradation = Literal["clean", "mixed", "video"]
 VARIANTS = 4  # damaged versions of each picture; more are not seen to help, and each is kept
+QUEUED = 16  # pictures for each process that damages them; all of them at once fill the memory
 
 
 @dataclass
@@ -82,16 +87,26 @@ class Crops:
         """Make every damaged picture now, in so many processes, instead of when first drawn.
 
         In threads it went hardly twice as fast on 16 processors: most of the work is Python's.
+
+        Raises:
+            VidsrError: a process died.
         """
         if self.degradation == "clean":
             return
         numbers = [number for number in range(len(self._damaged.sizes)) if number not in self._made]
-        pictures = (self._originals.picture(number // VARIANTS).cpu() for number in numbers)
         make = partial(_damaged_version, self.scale, self.seed, self.degradation)
-        alone = partial(torch.set_num_threads, 1)
-        with ProcessPoolExecutor(processes, get_context("spawn"), alone) as pool:
-            for number, damaged in zip(numbers, pool.map(make, pictures, numbers), strict=True):
-                self._keep(number, damaged)
+        try:
+            with ProcessPoolExecutor(processes, get_context("spawn"), _begin_process) as pool:
+                for first in range(0, len(numbers), QUEUED * processes):
+                    some = numbers[first : first + QUEUED * processes]
+                    pictures = (self._original_of(number) for number in some)
+                    for number, damaged in zip(some, pool.map(make, pictures, some), strict=True):
+                        self._keep(number, damaged)
+        except BrokenProcessPool as exc:
+            raise VidsrError(
+                "a process that damages pictures died; memory may be short, or a script of yours "
+                'trains outside of `if __name__ == "__main__":`, which such processes need'
+            ) from exc
 
     def _wanted(self, clean: Tensor) -> Tensor:
         return sharpened(clean, self.sharpness) if self.sharpness else clean
@@ -99,21 +114,32 @@ class Crops:
     def _make(self, number: int) -> None:
         """See that the damaged picture of that number is there."""
         if number not in self._made:
-            picture = self._originals.picture(number // VARIANTS).cpu()
+            picture = self._original_of(number)
             made = _damaged_version(self.scale, self.seed, self.degradation, picture, number)
             self._keep(number, made)
 
-    def _keep(self, number: int, damaged: Tensor) -> None:
-        self._damaged.picture(number).copy_(damaged)
+    def _original_of(self, number: int) -> NDArray[np.uint8]:
+        # Not a tensor: between processes those go through /dev/shm, small in containers, and whole:
+        # with one picture, all of the album.
+        return self._originals.picture(number // VARIANTS).cpu().numpy()
+
+    def _keep(self, number: int, damaged: NDArray[np.uint8]) -> None:
+        self._damaged.picture(number).copy_(torch.from_numpy(damaged))
         self._made.add(number)
 
 
+def _begin_process() -> None:
+    """In a process of `Crops.prepare`: a Ctrl-C is for its parent, other cores for the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
 def _damaged_version(
-    scale: int, seed: int, degradation: Degradation, picture: Tensor, number: int
-) -> Tensor:
+    scale: int, seed: int, degradation: Degradation, picture: NDArray[np.uint8], number: int
+) -> NDArray[np.uint8]:
     """One of the damaged low-res pictures of an original, told from others by its number."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-    return degrade(picture, scale, generator, DAMAGES[degradation])
+    return degrade(torch.from_numpy(picture), scale, generator, DAMAGES[degradation]).numpy()
 
 
 @dataclass(frozen=True)
@@ -227,8 +253,12 @@ def gradients(count: int, side: int, generator: torch.Generator) -> list[Tensor]
     color = torch.rand((count, 3, 1, 1), generator=generator)
     change = torch.rand((count, 3, 4, 4), generator=generator) - 0.5
     strength = torch.rand((count, 1, 1, 1), generator=generator) * 0.6
-    fields = F.interpolate(color + strength * change, size=side, mode="bicubic")
-    return list((fields.clamp(0, 1) * 255).round().to(torch.uint8))
+    # One by one: as floats they are four times as large, and there may be thousands.
+    fields = (
+        F.interpolate(small[None], size=side, mode="bicubic")[0]
+        for small in color + strength * change
+    )
+    return [(field.clamp(0, 1) * 255).round().to(torch.uint8) for field in fields]
 
 
 def usable(loaded: Sequence[Tensor | None], wanted: str, folders: Sequence[Path]) -> list[Tensor]:

@@ -22,7 +22,9 @@ def adam(
     if device.type != "cuda":
         return torch.optim.Adam(weights, lr=lr, betas=betas)
     rate = torch.tensor(lr, device=device)
-    return torch.optim.Adam(weights, lr=rate, betas=betas, fused=True, capturable=True)
+    optimizer = torch.optim.Adam(weights, lr=rate, betas=betas, fused=True, capturable=True)
+    optimizer.defaults["lr"] = lr  # the peak; it was the very tensor that is changed each step
+    return optimizer
 
 
 def follow(

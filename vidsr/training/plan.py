@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -72,6 +73,7 @@ def train_all(
         resume = (folder / "checkpoint.safetensors").exists()
         for report in train(recipe, folder, resume=resume, session_minutes=left):
             yield recipe.name, report
+        gc.collect()  # a trainee and its recorded steps hold each other, and a GPU's memory
 
 
 def _origin(init: str, run_dir: Path) -> str:

@@ -59,7 +59,9 @@ class _Recorded:
         self._inputs = tuple(given.clone() for given in inputs)
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, stream=self._aside):
+            # The outer stream is what a recording that fails leaves behind.
+            here = torch.cuda.stream(torch.cuda.current_stream())
+            with here, torch.cuda.graph(graph, stream=self._aside):
                 self._losses = self._work(*self._inputs)
         except RuntimeError as exc:
             log.warning("a step cannot be recorded, so it is slower: %s", exc)

@@ -9,7 +9,6 @@ once it can tell fidelity's output from originals, stands in for the VGG feature
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from vidsr.engines.precision import DTYPES, Precision
+from vidsr.engines.remembered import usable_cores
 from vidsr.evaluation.metrics import enlarge, mean_psnr, psnr_y, shrink, to_picture
 from vidsr.models.card import sha256_of
 from vidsr.models.load import build, load, resolve
@@ -50,6 +50,7 @@ from vidsr.training.run import (
 )
 
 EXAM_SIDE = 256  # pixels of a validation crop
+MOST_PROCESSES = 61  # of a pool on Windows
 GRADIENT_SIDE = 480  # pixels, at least; divides by twice any scale
 
 
@@ -62,8 +63,8 @@ def train(
 ) -> Iterator[TrainProgress]:
     """Train, reporting as it goes; the last report comes when weights and card are written.
 
-    A resumed run draws the same crops and gives the same losses as an uninterrupted one. It keeps
-    the length and the precision that the run was begun with.
+    A resumed run draws the same crops and, on a processor, gives the same losses as an
+    uninterrupted one. It keeps the length and the precision that the run was begun with.
 
     Args:
         recipe: what to train.
@@ -76,6 +77,7 @@ def train(
         ModelError: `resume` without a whole checkpoint of this network, or an `init` that does
             not fit.
         MediaError: the run folder cannot be written; the last good checkpoint stays.
+        VidsrError: a process that damages pictures for a GPU died.
     """
     begin(run_dir, resume=resume)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -91,7 +93,7 @@ def train(
         run.restore()
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # all steps have one shape
-        crops.prepare(os.cpu_count() or 1)
+        crops.prepare(min(usable_cores(), MOST_PROCESSES))
 
     def examine() -> float | None:
         if not exam:
@@ -241,6 +243,8 @@ def export(run: Run, recipe: UpscaleRecipe, measured: dict[str, float]) -> None:
         else f"low-res {1 - recipe.damaged_share:.0%} clean (four kernels), "
         f"{recipe.damaged_share:.0%} {words[recipe.degradation]}"
     )
+    if recipe.smooth_share:
+        pictures += f" and {recipe.smooth_share:.0%} smooth gradients"
     share = f", of which {recipe.init_share:.0%} stayed" if recipe.init_share else ""
     origin = f"from {recipe.init}{share}; " if recipe.init else ""
     losses = {
