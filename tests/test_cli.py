@@ -586,7 +586,7 @@ def test_flicker_is_refused_where_it_makes_no_sense(make_clip: ClipMaker, tmp_pa
         (["--crf", "-1"], "--crf -1: encoders take 0 (best) and more"),
         (["--crf", "-0.5", "--encoder", "libx265"], "--crf -0.5: encoders take 0 (best) and more"),
         (["--crf", "inf"], "--crf inf: encoders take 0 (best) and more"),
-        (["--reuse", "motion", "--reuse-error", "nan"], "--reuse-error nan is negative or no number"),
+        (["--reuse", "motion", "--reuse-error", "nan"], "--reuse-error nan is negative or no"),
         (["--scale", "1"], "`vidsr colorize` only colors"),
         (["--colorize", "--scale", "1"], "`vidsr colorize` only colors"),
         (["--model", "nope"], "there are fast, fast-x2, fast-x4 ("),
