@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vidsr.training.descent import LARGEST, adam, early_decay, follow
+from vidsr.training.descent import LARGEST, adam, approach, descend, early_decay
 from vidsr.training.run import _set_learning_rate
 
 
@@ -12,7 +12,8 @@ def test_a_gradient_is_clipped_and_the_average_follows(size, step):
         network.weight.zero_()
         average.weight.zero_()
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
-    follow(-size * network.weight.sum(), network, average, optimizer, 0.9)
+    descend(-size * network.weight.sum(), network, optimizer)
+    approach(average, network, 0.9)
     assert network.weight.item() == pytest.approx(step, rel=1e-4)
     assert average.weight.item() == pytest.approx(0.1 * step, rel=1e-4)
 

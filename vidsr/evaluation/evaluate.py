@@ -29,9 +29,9 @@ from vidsr.evaluation.niqe import NaturalModel, niqe, shipped_model
 from vidsr.evaluation.scores import mean_of, plain, to_json
 from vidsr.evaluation.similarity import dss, haarpsi, ms_ssim_y
 from vidsr.media import roundtrip
+from vidsr.media.encoders import LARGEST_CRF
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-WORST_CRF = 51  # of x264 and x265, which silently take this for more
 BICUBIC = "bicubic"  # the stage that is always measured
 PARTS = {"train", "val", "test"}  # folders that only their parent gives a meaning
 
@@ -108,8 +108,8 @@ class CodecRequest:
     crf: float  # constant rate factor on the encoder's own scale
 
     def __post_init__(self) -> None:
-        if not 0 <= self.crf <= WORST_CRF:
-            raise RequestError(f"--crf {self.crf:g}: {self.codec} takes 0 (best) to {WORST_CRF}")
+        if not 0 <= self.crf <= LARGEST_CRF:
+            raise RequestError(f"--crf {self.crf:g}: {self.codec} takes 0 (best) to {LARGEST_CRF}")
 
     def __str__(self) -> str:
         return f"{self.codec} crf {self.crf:g}"

@@ -26,6 +26,8 @@ from vidsr.media.door import planar_name
 from vidsr.media.hdr import hdr_options
 from vidsr.media.probe import VideoInfo
 
+LARGEST_CRF = 51  # of x264 and x265, which silently take this for more
+
 
 @dataclass(frozen=True)
 class EncoderRequest:
@@ -103,21 +105,21 @@ class _Traits:
     default_preset: str = ""
     options: dict[str, str] = field(default_factory=dict)
     lossless: bool = False
-    worst: float = math.inf  # quality; x264 and x265 silently take this for more
+    worst: float = math.inf  # quality
     largest_side: int = 65535
     smallest_side: int = 1
 
 
 _NVENC = _Traits("cq", "19", "preset", "p5", {"rc": "vbr", "b": "0"}, largest_side=8192)
 _TRAITS = {
-    "libx264": _Traits("crf", "17", "preset", "medium", worst=51, largest_side=16384),
+    "libx264": _Traits("crf", "17", "preset", "medium", worst=LARGEST_CRF, largest_side=16384),
     "libx265": _Traits(
         "crf",
         "18",
         "preset",
         "medium",
         {"x265-params": "log-level=error"},
-        worst=51,
+        worst=LARGEST_CRF,
         smallest_side=64,  # libx265 writes past its own memory on pictures 48 pixels wide
     ),
     "libsvtav1": _Traits("crf", "24", "preset", "6", largest_side=16384),

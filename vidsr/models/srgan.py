@@ -167,16 +167,7 @@ def convolve_in_parts(features: Tensor, weight: Tensor, bias: Tensor | None) -> 
 
 
 def convolve_by_rows(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The same as `convolve_in_parts`, for CUDA: first each row of the kernel, then their sum.
-
-    Args:
-        features: (N,I,H,W).
-        weight: (O,I,9,9), of few outputs O.
-        bias: (O,) or None.
-
-    Returns:
-        (N,O,H,W).
-    """
+    """The same as `convolve_in_parts`, for CUDA: first each row of the kernel, then their sum."""
     wide, narrow, high, _ = weight.shape
     count = wide * high
     rows = weight.transpose(1, 2).reshape(count, narrow, 1, 9)

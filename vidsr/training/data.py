@@ -28,6 +28,7 @@ log = logging.getLogger("vidsr.training")
 
 Degradation = Literal["clean", "mixed", "video"]
 VARIANTS = 4  # damaged versions of each picture; more are not seen to help, and each is kept
+MOST_PROCESSES = 61  # of a pool on Windows
 QUEUED = 16  # pictures for each process that damages them; all of them at once fill the memory
 
 
@@ -93,6 +94,7 @@ class Crops:
         """
         if self.degradation == "clean":
             return
+        processes = min(processes, MOST_PROCESSES)
         numbers = [number for number in range(len(self._damaged.sizes)) if number not in self._made]
         make = partial(_damaged_version, self.scale, self.seed, self.degradation)
         try:

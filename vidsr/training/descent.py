@@ -27,18 +27,6 @@ def adam(
     return optimizer
 
 
-def follow(
-    loss: Tensor,
-    network: nn.Module,
-    average: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    decay: float,
-) -> None:
-    """Go down the gradient, and let the average follow; see `descend` and `approach`."""
-    descend(loss, network, optimizer)
-    approach(average, network, decay)
-
-
 def descend(loss: Tensor, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Go down the gradient of a loss without dimensions, which is clipped."""
     optimizer.zero_grad(set_to_none=True)

@@ -45,7 +45,7 @@ from vidsr.training.color_classes import ColorClasses, class_prior
 from vidsr.training.color_data import ColorCrops, load_small
 from vidsr.training.color_exam import ColorExam
 from vidsr.training.color_recipe import ColorizeRecipe
-from vidsr.training.descent import between, early_decay, follow
+from vidsr.training.descent import approach, between, descend, early_decay
 from vidsr.training.losses import discriminator_loss, generator_loss, l1
 from vidsr.training.patchgan import PatchDiscriminator
 from vidsr.training.precision import training_precision
@@ -164,7 +164,8 @@ class Pretraining:
     def follow(self, loss: Tensor, number: int) -> None:
         """One step of the generator, and its average after it."""
         decay = early_decay(self.recipe.ema, number)
-        follow(loss, self.network, self.average, self.optimizers["optimizer"], decay)
+        descend(loss, self.network, self.optimizers["optimizer"])
+        approach(self.average, self.network, decay)
 
     def _logits(self, lightness: Tensor, number: int) -> Tensor:
         """Those of the network, in fp32."""

@@ -50,7 +50,6 @@ from vidsr.training.run import (
 )
 
 EXAM_SIDE = 256  # pixels of a validation crop
-MOST_PROCESSES = 61  # of a pool on Windows
 GRADIENT_SIDE = 480  # pixels, at least; divides by twice any scale
 
 
@@ -93,7 +92,7 @@ def train(
         run.restore()
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # all steps have one shape
-        crops.prepare(min(usable_cores(), MOST_PROCESSES))
+        crops.prepare(usable_cores())
 
     def examine() -> float | None:
         if not exam:
