@@ -196,6 +196,19 @@ def test_cuda_streams_begin_after_the_networks_are_ready_and_end_before_their_me
     assert streams[4:] == 3 * ["finish"]
 
 
+def test_the_end_of_cuda_streams_raises_nothing_over_the_error_that_ended_them(
+    streams: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(stream: object) -> None:
+        streams.append("fail")
+        raise RuntimeError("illegal access")
+
+    worker, _ = workers_on(CUDA, chain, 1)
+    monkeypatch.setattr(torch.cuda.Stream, "synchronize", fail)
+    worker.lanes.close()
+    assert streams[3:] == 3 * ["fail"]
+
+
 def test_what_fails_on_cuda_is_a_device_error_wherever_it_shows(streams: list[str]) -> None:
     lane = workers_on(CUDA, chain, 1)[0].lanes.compute
 

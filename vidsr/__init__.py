@@ -15,6 +15,7 @@ The map of rooms, from the top floor down; imports go down only:
     pipeline     decode | compute | encode, overlapped       | evaluation how good a picture is
     following    the stage that carries the picture before along the motion
     stages       what happens to one picture: tensor in, tensor out | coloring   the one that colors
+    lanes        queues of work on a device: streams, threads
     reuse        which parts of a picture need the network
     media        files and colour    | engines  a network on a device
     models       networks and cards  | tiling   cut into tiles, blend them back
