@@ -288,6 +288,22 @@ def test_pictures_that_differ_in_their_suffix_alone_do_not_clash(folder: Path, o
     assert tree(out) == {"a.png", "a.jpg", FILE_NAME}
 
 
+def test_outputs_take_the_format_of_their_kind_that_is_asked_for(mixed: Path, out: Path) -> None:
+    asked = request_of(mixed, out, formats=(".mkv", ".jpg"))
+    assert summary_of(asked).counts["done"] == 3
+    assert tree(out) == {"a.mkv", "b.jpg", "deep/c.mkv", FILE_NAME}
+    assert summary_of(asked).counts["skipped"] == 3
+    assert statuses(summary_of(request_of(mixed, out)))["a.mp4"] == "done"
+
+
+def test_pictures_that_would_become_one_are_named_and_one_is_done(folder: Path, out: Path) -> None:
+    draw(folder / "a.bmp")
+    draw(folder / "a.png")
+    summary = summary_of(request_of(folder, out, formats=(".png",)))
+    assert statuses(summary) == {"a.bmp": "failed", "a.png": "done"}
+    assert str(out / "a.png") in reasons(summary)["a.bmp"]
+
+
 # ------------------------------------------------------------------ what is listed
 
 
@@ -662,6 +678,7 @@ def test_the_record_is_json_a_line_and_names_what_was_asked(folder: Path, out: P
     assert begun == {"name": "a.png", "source": str(source), "output": "a.png", "before": None}
     assert (done["name"], done["output"], done["source"]) == ("a.png", "a.png", str(source))
     assert done["asked"]["size"]["scale"] == 2
+    assert "formats" not in done["asked"]  # a word that older records do not know
     assert done["identity"] == [source.stat().st_size, source.stat().st_mtime_ns]
 
 

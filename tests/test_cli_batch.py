@@ -192,6 +192,13 @@ def test_upscale_takes_many_names_and_globs(folder: Path, tmp_path: Path) -> Non
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"a.mp4", "b.png", FILE_NAME}
 
 
+def test_many_names_take_a_format_for_videos_and_one_for_pictures(folder: Path, out: Path) -> None:
+    words = ("upscale", folder / "a.mp4", folder / "b.png", "-o", out, "-f", "MKV", "-f", ".webp")
+    assert vidsr_command(*words).exit_code == 0
+    assert {path.name for path in out.iterdir()} == {"a.mkv", "b.webp", FILE_NAME}
+    assert "is one" in refused(2, "upscale", folder / "a.mp4", "-o", "b.mp4", "-f", "mkv")
+
+
 def test_one_quoted_glob_is_many_inputs(folder: Path, out: Path) -> None:
     result = vidsr_command("upscale", folder / "*.p?g", "-o", out)
     assert result.stdout.splitlines()[-1].startswith("1 done; ")

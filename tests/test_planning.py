@@ -28,8 +28,9 @@ from vidsr.planning import (
     choose_target,
     siting_warnings,
     size_warnings,
+    wanted_destination,
 )
-from vidsr.request import EngineRequest, SizeRequest
+from vidsr.request import EngineRequest, Job, SizeRequest
 
 ANAMORPHIC = Shape(720, 480, Fraction(32, 27))  # 16:9 NTSC, shown as 853x480
 
@@ -133,6 +134,38 @@ def test_the_default_name_holds_the_factor(tmp_path: Path) -> None:
 
 def test_a_folder_as_destination_keeps_the_name(tmp_path: Path) -> None:
     assert choose_destination(Path("in/a.mp4"), tmp_path, Fraction(4)) == tmp_path / "a.mp4"
+
+
+@pytest.mark.parametrize(
+    ("source", "formats", "name"),
+    [
+        ("a.mp4", (".png", ".mkv"), "a-x2.mkv"),
+        ("a", (".mkv",), "a-x2.mkv"),
+        ("b.jpg", (".mkv", ".png"), "b-x2.png"),
+        ("b.jpg", (".mkv",), "b-x2.jpg"),
+        ("c.mp4", (".webp",), "c-x2.mp4"),  # a film among pictures stays a film
+        ("d.gif", (".webp", ".mkv"), "d-x2.webp"),
+        ("d.gif", (".jpg", ".mkv"), "d-x2.mkv"),
+        ("d.gif", (".jpg",), "d-x2.gif"),
+    ],
+)
+def test_a_format_is_for_the_outputs_of_its_kind(
+    source: str, formats: tuple[str, ...], name: str, tmp_path: Path
+) -> None:
+    twice = Target(96, 64, Fraction(2), square_pixels=False)
+    job = Job(tmp_path / source, formats=formats)
+    assert wanted_destination(job, twice) == tmp_path / name
+
+
+def test_a_format_does_not_go_with_a_name(tmp_path: Path) -> None:
+    twice = Target(96, 64, Fraction(2), square_pixels=False)
+    named = Job(tmp_path / "a.mp4", tmp_path / "b.mp4", formats=(".mkv",))
+    with pytest.raises(RequestError, match=r"-o .*b\.mp4 is one"):
+        wanted_destination(named, twice)
+    with pytest.raises(RequestError, match="numbered pictures; name the output"):
+        wanted_destination(Job(tmp_path / "%06d.png", formats=(".jpg",)), twice)
+    with pytest.raises(RequestError, match=r"--format avi is none of mp4, .*, png, .*, gif"):
+        Job(tmp_path / "a.mp4", formats=(".avi",))
 
 
 @pytest.mark.parametrize("link", ["itself", "symlink", "hard link", "other spelling"])
@@ -275,6 +308,23 @@ def test_a_stream_that_nothing_holds_is_dropped_and_named(
         assert (path, said) == (Path("o.mp4"), [])
         assert [track.action for track in tracks] == ["process", "drop"]
         assert tracks[1].reason == "FFmpeg does not know its codec"
+
+
+def test_a_format_that_cannot_hold_the_video_is_refused_and_one_for_other_streams_is_not(
+    make_clip: ClipMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = probe(make_clip("clip.mp4", audio=True))
+    video, _ = choose_format(info, (96, 64), EncoderRequest())
+    wanted = {"explicit": False, "video": video, "format_asked": True}
+    with pytest.raises(RequestError, match="webm cannot hold libx264 video; --format mkv can, or"):
+        choose_container(info, Path("o.webm"), **wanted)  # type: ignore[arg-type]
+    pgs = StreamInfo(2, "subtitle", "hdmv_pgs_subtitle", None, None, cover=False)
+    info = replace(info, streams=(*info.streams, pgs))
+    monkeypatch.setattr(
+        "vidsr.planning.can_hold", lambda suffix, _, stream, __: suffix == ".mkv" or stream != pgs
+    )
+    path, _, said = choose_container(info, Path("o.mp4"), **wanted)  # type: ignore[arg-type]
+    assert (path, said[0][:24]) == (Path("o.mkv"), ".mkv instead of .mp4: .m")
 
 
 def test_real_data_tracks_are_dropped_and_real_subtitles_kept(clips: Path) -> None:

@@ -113,7 +113,9 @@ def draft(job: Job, *, cache_dir: Path | None = None) -> Plan | StillPlan:
         engine = replace(engine, weights=replace(engine.weights, fidelity=1.0))
     memory = check_memory({"process and queues": others, **_parts(video, room, engine)}, limit)
     explicit = job.destination is not None and not job.destination.is_dir()
-    destination, tracks, moved = choose_container(info, wanted, explicit=explicit, video=video)
+    destination, tracks, moved = choose_container(
+        info, wanted, explicit=explicit, video=video, format_asked=bool(job.formats)
+    )
     video, opaque = fit_alpha(video, destination)
     dropped = [f"{track.stream} is dropped: {track.reason}" for track in tracks if track.reason]
     tinted = _judge_video(job, info)

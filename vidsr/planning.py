@@ -14,10 +14,11 @@ from pathlib import Path
 
 from vidsr.coloring import Tint
 from vidsr.errors import RequestError
+from vidsr.media import images
 from vidsr.media.containers import MUXERS, can_hold, muxer_of
 from vidsr.media.encoders import VideoFormat, keeps_siting
 from vidsr.media.probe import StreamInfo, VideoInfo
-from vidsr.media.sequence import Numbered, is_numbered, writes_pictures
+from vidsr.media.sequence import Numbered, is_animation, is_numbered, writes_pictures
 from vidsr.media.subtitles import KEPT, encoder_for
 from vidsr.media.writer import TrackPlan
 from vidsr.models.families import largest_scale
@@ -96,9 +97,26 @@ def _even(length: Fraction) -> int:
 
 
 def wanted_destination(job: Job, target: Target) -> Path:
-    """`choose_destination` for a job."""
+    """`choose_destination` for a job, in the format that it asks for.
+
+    Raises:
+        RequestError: it asks for a format and names the output, too.
+    """
     colored = job.color is not None
-    return choose_destination(job.source, job.destination, target.factor, colored=colored)
+    chosen = choose_destination(job.source, job.destination, target.factor, colored=colored)
+    if not job.formats:
+        return chosen
+    if chosen == job.destination:
+        raise RequestError(f"--format is for names that vidsr chooses, and -o {chosen} is one")
+    if is_numbered(job.source):
+        raise RequestError("--format takes no numbered pictures; name the output with -o")
+    kinds = set(MUXERS)
+    if is_animation(job.source):
+        kinds |= set(images.ANIMATION_SUFFIXES)
+    elif images.is_picture(job.source):
+        kinds = set(images.SUFFIXES)
+    suffixes = (suffix for suffix in job.formats if suffix in kinds)
+    return chosen.with_suffix(next(suffixes, chosen.suffix))
 
 
 def choose_destination(
@@ -150,13 +168,18 @@ def _check_numbered(source: Path, destination: Path, *, overwrite: bool) -> None
 
 
 def choose_container(
-    info: VideoInfo, destination: Path, *, explicit: bool, video: VideoFormat
+    info: VideoInfo,
+    destination: Path,
+    *,
+    explicit: bool,
+    video: VideoFormat,
+    format_asked: bool = False,
 ) -> tuple[Path, tuple[TrackPlan, ...], list[str]]:
     """The output's final name, what becomes of each stream, and sentences about it.
 
     The container that was asked for is kept if it holds every stream that any container holds, text
     subtitles converted if need be. If the name was ours to choose, Matroska takes its place, else
-    that is an error.
+    that is an error; so it is if the format was asked for and cannot hold the video itself.
 
     Raises:
         RequestError: the container cannot hold a stream and the user named it.
@@ -188,6 +211,8 @@ def choose_container(
         lacking = _cannot_hold(suffix, info, video, held[best] - held[suffix])
         if explicit:
             raise RequestError(f"{lacking}; -o {destination.with_suffix(best).name} can")
+        if format_asked and info.video not in held[suffix]:
+            raise RequestError(f"{lacking}; --format {best.removeprefix('.')} can, or --encoder")
         notes = [f"{best} instead of {suffix}: {lacking}"]
     return destination.with_suffix(best), tracks, notes + converted
 

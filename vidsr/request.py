@@ -18,6 +18,8 @@ from vidsr.coloring import Look
 from vidsr.engines.choice import EngineName
 from vidsr.engines.precision import Precision
 from vidsr.errors import RequestError
+from vidsr.media import images
+from vidsr.media.containers import MUXERS
 from vidsr.media.deinterlace import Deinterlace
 from vidsr.media.encoders import EncoderRequest
 from vidsr.media.reader import Trim
@@ -100,8 +102,15 @@ class Job:
     resume: bool = True  # a long run works in segments, and goes on after an interruption
     rate: Fraction | None = None  # pictures a second, of numbered pictures; None: 25
     max_memory: int | None = None  # bytes of main memory; None: what is free
+    formats: tuple[str, ...] = ()  # suffixes such as ".mkv"; an output whose name vidsr chooses
+    # takes the first that is of its kind, video or picture, and else keeps its source's
 
     def __post_init__(self) -> None:
+        known = dict.fromkeys((*MUXERS, *images.SUFFIXES, *images.ANIMATION_SUFFIXES))
+        for suffix in self.formats:
+            if suffix not in known:
+                names = ", ".join(name.removeprefix(".") for name in known)
+                raise RequestError(f"--format {suffix.removeprefix('.')} is none of {names}")
         if self.size is None and self.color is None:
             raise RequestError("neither a size nor color is asked for: nothing to do")
         if self.rate is not None and not 0 < self.rate <= 1000:

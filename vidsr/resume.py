@@ -98,7 +98,7 @@ def identity_of(
         MediaError: the input cannot be read.
     """
     asked = _plain(job)
-    for name in ("source", "destination", "overwrite", "strict", "resume", "max_memory"):
+    for name in ("source", "destination", "formats", "overwrite", "strict", "resume", "max_memory"):
         del asked[name]  # another name, care or room for the same pictures
     del asked["engine"]["threads"], asked["encoder"]["threads"]  # kept as they were resolved
     output = _plain(video)

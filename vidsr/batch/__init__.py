@@ -228,14 +228,15 @@ def _moved(
 ) -> Iterator[tuple[Path, Path]]:
     """(source, name of its output) of entries whose names might meet another's, as planned.
 
-    A plan changes nothing but the suffix, and no picture's; so only videos whose names differ in
-    nothing else from another entry's are planned for this.
+    A plan changes nothing but the suffix, and a picture's only if a format is asked for; so only
+    those whose names differ in nothing else from another entry's are planned for this.
     """
     alike = Counter(entry.name.with_suffix("") for entry in entries)
     folder = request.output if request.output.is_dir() else request.output.parent
     for entry in entries:
         alone = alike[entry.name.with_suffix("")] == 1
-        if alone or entry.source in done or images.is_picture(entry.source):
+        stays = images.is_picture(entry.source) and not request.job.formats
+        if alone or entry.source in done or stays:
             continue
         job = replace(request.job, source=entry.source, destination=folder, overwrite=True)
         with contextlib.suppress(VidsrError):  # it will fail by itself

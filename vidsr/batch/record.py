@@ -198,6 +198,8 @@ def asked_of(job: Job) -> dict[str, Any]:
     for name in ("device", "engine", "threads"):
         del facts["engine"][name]
     del facts["encoder"]["threads"]
+    if not job.formats:
+        del facts["formats"]  # records from before there was such a word stay true
     return dict(json.loads(json.dumps(facts, default=str)))
 
 

@@ -61,6 +61,7 @@ app.add_typer(models_app, name="models")
 def upscale(
     sources: words.Sources,
     output: words.Output = None,
+    formats: words.Formats = None,
     scale: words.Scale = None,
     size: words.Size = None,
     height: words.Height = None,
@@ -136,6 +137,7 @@ def upscale(
             resume=not no_resume,
             rate=words.parse_rate(rate),
             max_memory=words.parse_memory(max_memory),
+            formats=words.parse_formats(formats),
         )
         _run(job, sources, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
@@ -144,6 +146,7 @@ def upscale(
 def colorize(
     sources: words.Sources,
     output: words.Output = None,
+    formats: words.Formats = None,
     model: Annotated[
         str | None,
         words.color_option(
@@ -201,6 +204,7 @@ def colorize(
             resume=not no_resume,
             rate=words.parse_rate(rate),
             max_memory=words.parse_memory(max_memory),
+            formats=words.parse_formats(formats),
         )
         _run(job, sources, dry_run=dry_run, as_json=as_json, quiet=quiet)
 
@@ -270,6 +274,7 @@ def _run(job: Job, sources: list[Path], *, dry_run: bool, as_json: bool, quiet: 
 def batch(
     folder: Annotated[Path, typer.Argument(help="Of videos and pictures.", metavar="DIR")],
     output: words.OutputFolder,
+    formats: words.Formats = None,
     recursive: Annotated[
         bool, words.run_option("--recursive", help="Folders in it too; the tree is kept.")
     ] = False,
@@ -366,6 +371,7 @@ def batch(
             strict=strict,
             resume=not no_resume,
             max_memory=words.parse_memory(max_memory),
+            formats=words.parse_formats(formats),
         )
         request = BatchRequest(Folder(folder, recursive, tuple(include or ())), output, job, jobs)
         _run_batch(request, dry_run=dry_run, as_json=as_json, quiet=quiet, report=report)

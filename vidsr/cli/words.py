@@ -84,6 +84,15 @@ Output = Annotated[
 OutputFolder = Annotated[
     Path, typer.Option("-o", "--output", help="The folder for the outputs; made if need be.")
 ]
+Formats = Annotated[
+    list[str] | None,
+    run_option(
+        *("-f", "--format"),
+        help="Of outputs that -o does not name: mkv, png, ...; repeated, one for videos and one "
+        "for pictures. Default: the input's.",
+        metavar="SUFFIX",
+    ),
+]
 Scale = Annotated[
     int | None, size_option("-s", "--scale", help="2, 3 or 4; default: 4 up to 4K, else 2.")
 ]
@@ -178,6 +187,11 @@ ReferencePicture = Annotated[
     Path | None, color_option(help="A picture whose colors are to be matched.")
 ]
 Force = Annotated[bool, color_option("--force", help="Color what is in color already.")]
+
+
+def parse_formats(words: list[str] | None) -> tuple[str, ...]:
+    """Suffixes of `mkv`, `.MKV`."""
+    return tuple(f".{word.lower().removeprefix('.')}" for word in words or ())
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

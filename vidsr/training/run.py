@@ -27,7 +27,7 @@ from vidsr.training import checkpoint
 log = logging.getLogger("vidsr.training")
 
 WARM_UP_STEPS = 8  # at least, before the length of a run of so many minutes is settled
-WARM_UP_SECONDS = 2.0  # the same; a GPU makes hundreds of steps in them
+WARM_UP_SECONDS = 10.0  # the same; over two, a busy machine told 69 thousand steps and then 98
 WARM_UP_SHARE = 0.02  # of a run's minutes, that are enough
 LOST = 100.0  # times the usual loss: a training that is there never comes back
 USUAL = 20  # reports, before that is known
