@@ -856,6 +856,18 @@ def test_a_training_from_a_file_writes_its_weights(tmp_path: Path) -> None:
     assert (tmp_path / "tiny" / "tiny.safetensors").is_file()
 
 
+def test_a_training_starts_from_what_another_left_in_the_folder_of_runs(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="plots need matplotlib")
+    pictures = colored_pictures(tmp_path / "pictures", 1)
+    words = ["train", "upscale", "--data", pictures, "--run", tmp_path, "--channels", 4]
+    words += ["--blocks", 1, "--batch", 2, "--patch", 4, "--scale", 2, "--steps", 1]
+    assert "unknown model 'first'" in refused(4, *words, "--name", "second", "--init", "first")
+    assert vidsr_command(*words, "--name", "first").exit_code == 0
+    assert vidsr_command(*words, "--name", "second", "--init", "first").exit_code == 0
+    card = json.loads((tmp_path / "second" / "second.json").read_text())
+    assert "; from first; " in card["trained_on"]
+
+
 def colored_pictures(folder: Path, number: int) -> Path:
     """Smooth gradients, each another one."""
     folder.mkdir()

@@ -20,7 +20,6 @@ from vidsr.training.losses import (
     lattice,
     log_charbonnier,
     open_content_loss,
-    pseudo_huber,
 )
 
 needs_basicsr = pytest.mark.skipif(
@@ -31,15 +30,6 @@ needs_basicsr = pytest.mark.skipif(
 
 def pictures(seed, *shape):
     return torch.rand(*(shape or (2, 3, 24, 32)), generator=torch.Generator().manual_seed(seed))
-
-
-def test_pseudo_huber_is_squared_for_small_errors_and_l1_for_large_ones():
-    target = torch.zeros(4)
-    assert pseudo_huber(target, target).item() == 0
-    small = pseudo_huber(target + 0.01, target, delta=0.1).item()
-    assert small == pytest.approx(0.01**2 / (2 * 0.1), rel=0.01)
-    large = pseudo_huber(target + 10, target, delta=0.1).item()
-    assert large == pytest.approx(10 - 0.1, rel=1e-3)
 
 
 def test_charbonnier_is_l1_but_smooth_at_zero():
@@ -195,15 +185,13 @@ def test_losses_are_fp32_whatever_comes_in():
 
 def test_content_losses_are_opened_by_name():
     assert open_content_loss("charbonnier") is charbonnier
-    assert open_content_loss("pseudo_huber") is pseudo_huber
     assert open_content_loss("l1") is l1
 
 
 def test_unknown_names_are_answered_with_the_known_ones():
     for name in ("l3", "basicsr:GANLoss"):
         with pytest.raises(
-            RequestError,
-            match=rf"{name}'; there are charbonnier, pseudo_huber, log_charbonnier, l1, basicsr:Ch",
+            RequestError, match=rf"{name}'; there are charbonnier, log_charbonnier, l1, basicsr:Ch"
         ):
             open_content_loss(name)
 

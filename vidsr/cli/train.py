@@ -26,7 +26,10 @@ Root = Annotated[Path, typer.Option(help="Where the recipe's folders are.")]
 Data = Annotated[list[Path] | None, typer.Option(help="Folder of pictures; may be repeated.")]
 Validation = Annotated[list[Path] | None, typer.Option(help="Folder of pictures to measure on.")]
 Name = Annotated[str | None, typer.Option(help="Of the weights.")]
-Init = Annotated[str | None, typer.Option(help="Weights to start from.")]
+Init = Annotated[
+    str | None,
+    typer.Option(help="Weights to start from: a training's in the --run folder, a model, a file."),
+]
 Channels = Annotated[int | None, typer.Option(help="Width of the network.")]
 Blocks = Annotated[int | None, typer.Option(help="Depth of the network.")]
 Minutes = Annotated[float | None, typer.Option(help="The budget.")]
@@ -93,12 +96,13 @@ def train_upscale(
         "license": licensed,
     }
     with reporting(as_json):
-        from vidsr.training.recipe import one_recipe
+        from vidsr.training.recipe import one_recipe, origin_of
         from vidsr.training.srgan import train
 
         _set_threads(threads)
         overrides = {word: value for word, value in given.items() if value is not None}
         wanted = one_recipe(recipe, root, overrides, run_dir=run_dir if resume else None)
+        wanted = dataclasses.replace(wanted, init=origin_of(wanted.init, run_dir))
         folder = run_dir / wanted.name
         reports = train(wanted, folder, resume=resume, session_minutes=session)
         _draw_run(wanted.name, folder, reports, as_json)
@@ -152,10 +156,12 @@ def train_colorize(
     with reporting(as_json):
         from vidsr.training.color_recipe import one_recipe
         from vidsr.training.pix2pix import train
+        from vidsr.training.recipe import origin_of
 
         _set_threads(threads)
         overrides = {word: value for word, value in given.items() if value is not None}
         wanted = one_recipe(recipe, root, overrides, run_dir=run_dir if resume else None)
+        wanted = dataclasses.replace(wanted, init=origin_of(wanted.init, run_dir))
         folder = run_dir / wanted.name
         reports = train(wanted, folder, resume=resume, session_minutes=session)
         _draw_run(wanted.name, folder, reports, as_json)

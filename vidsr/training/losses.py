@@ -31,18 +31,6 @@ def charbonnier(output: Tensor, target: Tensor, epsilon: float = 1e-3) -> Tensor
     return (error.square() + epsilon**2).sqrt().mean()
 
 
-def pseudo_huber(output: Tensor, target: Tensor, delta: float = 0.1) -> Tensor:
-    """Squared error up to about `delta`, and L1 beyond (Hartley and Zisserman 2004, A6.8).
-
-    Nearly all errors here are below it: as true to the mean as the squared error, without the few
-    large ones at lines outweighing the rest. 6,000 steps more of a trained fast-x4 gave, in dB
-    above the same with charbonnier (photographs, drawings): delta .03 +.01, +.06; .1 +.02, +.08;
-    the squared error +.03, +.02.
-    """
-    error = output.float() - target.float()
-    return (error.square() + delta**2).sqrt().mean() - delta
-
-
 def log_charbonnier(output: Tensor, target: Tensor) -> Tensor:
     """Charbonnier's error of each picture as a logarithm, so that its own size tells, as in PSNR.
 
@@ -164,14 +152,13 @@ def _luma_codes(pictures: Tensor) -> Tensor:
 
 
 def open_content_loss(name: str) -> ContentLoss:
-    """(output, target) -> loss, by its name above or, after "basicsr:", there.
+    """(output, target) -> loss: "charbonnier", "l1", or "basicsr:" and its name there.
 
     Raises:
         RequestError: the name is unknown, or basicsr cannot be imported.
     """
     own: dict[str, ContentLoss] = {
         "charbonnier": charbonnier,
-        "pseudo_huber": pseudo_huber,
         "log_charbonnier": log_charbonnier,
         "l1": l1,
     }

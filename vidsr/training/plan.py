@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from vidsr.errors import RequestError
-from vidsr.training.recipe import UpscaleRecipe, below, read_recipes, recipe_from
+from vidsr.training.recipe import UpscaleRecipe, below, origin_of, read_recipes, recipe_from
 from vidsr.training.run import TrainProgress
 from vidsr.training.srgan import train
 
@@ -38,7 +38,7 @@ def plan_all(root: Path, run_dir: Path, *, minutes: float) -> list[UpscaleRecipe
             recipe,
             minutes=minutes * (recipe.minutes or 0) / total,
             batch=recipe.batch * crops,
-            init=_origin(recipe.init, run_dir),
+            init=origin_of(recipe.init, run_dir),
         )
         for recipe in recipes
     ]
@@ -74,8 +74,3 @@ def train_all(
         for report in train(recipe, folder, resume=resume, session_minutes=left):
             yield recipe.name, report
         gc.collect()  # a trainee and its recorded steps hold each other, and a GPU's memory
-
-
-def _origin(init: str, run_dir: Path) -> str:
-    trained = run_dir / init / f"{init}.safetensors"
-    return str(trained) if init and trained.exists() else init

@@ -51,7 +51,7 @@ class UpscaleRecipe:
     ema: float = 0.999  # decay of the averaged weights, per step
     seed: int = 0
     precision: Asked = "auto"  # auto measures a step of each
-    content: str = "charbonnier"  # or another of `losses.py`, or "basicsr:<class>"
+    content: str = "charbonnier"  # or "log_charbonnier", "l1", or "basicsr:<class>"
     haar_weight: float = 0.0  # of the difference in Haar responses, beside 1 too
     sharpness: float = 0.0  # of an unsharp mask that originals of clean crops get, for steep lines
     lattice_weight: float = 8.0  # of lattices, where Haar responses or a critic count
@@ -252,6 +252,12 @@ def below(root: Path, options: Mapping[str, object]) -> dict[str, object]:
         if isinstance(value := options.get(word), list)
     }
     return {**options, **folders}
+
+
+def origin_of(init: str, run_dir: Path) -> str:
+    """The weights that a training of that name left in `run_dir`, if it did; else `init` itself."""
+    trained = run_dir / init / f"{init}.safetensors"
+    return str(trained) if init and trained.exists() else init
 
 
 def read_recipes(source: str, shipped: str = SHIPPED) -> dict[str, dict[str, object]]:

@@ -245,7 +245,7 @@ def export(run: Run, recipe: UpscaleRecipe, measured: dict[str, float]) -> None:
     if recipe.smooth_share:
         pictures += f" and {recipe.smooth_share:.0%} smooth gradients"
     share = f", of which {recipe.init_share:.0%} stayed" if recipe.init_share else ""
-    origin = f"from {recipe.init}{share}; " if recipe.init else ""
+    origin = f"from {Path(recipe.init).stem}{share}; " if recipe.init else ""
     losses = {
         "fidelity": recipe.content,
         "perceptual": f"{recipe.content}, critic and its features",
