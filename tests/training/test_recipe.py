@@ -6,7 +6,7 @@ from vidsr.errors import RequestError
 from vidsr.models.card import shipped_cards
 from vidsr.training import plan
 from vidsr.training.plan import plan_all, train_all
-from vidsr.training.recipe import UpscaleRecipe, one_recipe, read_recipes, recipe_from
+from vidsr.training.recipe import UpscaleRecipe, one_recipe, origin_of, read_recipes, recipe_from
 from vidsr.training.run import TrainProgress
 
 BASIS = {"name": "mine", "data": ["a"], "steps": 3}
@@ -78,6 +78,15 @@ def test_the_plan_shares_its_minutes_and_names_its_folders(tmp_path):
     assert recipes[0].data[0] == tmp_path / "data" / "photo/train"
     with pytest.raises(RequestError, match="needs some time"):
         plan_all(tmp_path, tmp_path, minutes=0)
+
+
+def test_a_training_is_never_its_own_origin(tmp_path):
+    trained = tmp_path / "fast-x4" / "fast-x4.safetensors"
+    trained.parent.mkdir()
+    trained.touch()
+    assert origin_of("mine", "fast-x4", tmp_path) == str(trained)
+    assert origin_of("fast-x4", "fast-x4", tmp_path) == "fast-x4"
+    assert origin_of("fast-x4", "", tmp_path) == ""
 
 
 def test_the_plan_draws_more_crops_a_step_on_a_gpu(tmp_path, monkeypatch):

@@ -102,7 +102,7 @@ def train_upscale(
         _set_threads(threads)
         overrides = {word: value for word, value in given.items() if value is not None}
         wanted = one_recipe(recipe, root, overrides, run_dir=run_dir if resume else None)
-        wanted = dataclasses.replace(wanted, init=origin_of(wanted.init, run_dir))
+        wanted = dataclasses.replace(wanted, init=origin_of(wanted.name, wanted.init, run_dir))
         folder = run_dir / wanted.name
         reports = train(wanted, folder, resume=resume, session_minutes=session)
         _draw_run(wanted.name, folder, reports, as_json)
@@ -161,7 +161,7 @@ def train_colorize(
         _set_threads(threads)
         overrides = {word: value for word, value in given.items() if value is not None}
         wanted = one_recipe(recipe, root, overrides, run_dir=run_dir if resume else None)
-        wanted = dataclasses.replace(wanted, init=origin_of(wanted.init, run_dir))
+        wanted = dataclasses.replace(wanted, init=origin_of(wanted.name, wanted.init, run_dir))
         folder = run_dir / wanted.name
         reports = train(wanted, folder, resume=resume, session_minutes=session)
         _draw_run(wanted.name, folder, reports, as_json)

@@ -38,7 +38,7 @@ def plan_all(root: Path, run_dir: Path, *, minutes: float) -> list[UpscaleRecipe
             recipe,
             minutes=minutes * (recipe.minutes or 0) / total,
             batch=recipe.batch * crops,
-            init=origin_of(recipe.init, run_dir),
+            init=origin_of(recipe.name, recipe.init, run_dir),
         )
         for recipe in recipes
     ]

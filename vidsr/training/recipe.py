@@ -254,10 +254,13 @@ def below(root: Path, options: Mapping[str, object]) -> dict[str, object]:
     return {**options, **folders}
 
 
-def origin_of(init: str, run_dir: Path) -> str:
-    """The weights that a training of that name left in `run_dir`, if it did; else `init` itself."""
+def origin_of(name: str, init: str, run_dir: Path) -> str:
+    """The weights that a training called `init` left in `run_dir`, if it did; else `init` itself.
+
+    A training that is called as what it starts from (`name`) is not its own origin, once resumed.
+    """
     trained = run_dir / init / f"{init}.safetensors"
-    return str(trained) if init and trained.exists() else init
+    return str(trained) if init not in {"", name} and trained.exists() else init
 
 
 def read_recipes(source: str, shipped: str = SHIPPED) -> dict[str, dict[str, object]]:
